@@ -1,0 +1,19 @@
+//! How large a host policy may be: what every agent's kernel maps are guaranteed to hold.
+//!
+//! The controller refuses what would not fit before any host sees it; the agent asserts at compile
+//! time that its maps are at least this large.
+
+/// Rules of one host policy, both directions.
+pub const MAX_RULES: usize = 16_384;
+/// Exact addresses (address book and /32 or /128 subnets) and subnets together.
+pub const MAX_PEERS: usize = 131_072;
+/// Cells of the decision matrix: peer classes times port classes.
+pub const MAX_CELLS: usize = 1_048_576;
+/// Port classes, both directions.
+pub const MAX_PORT_CLASSES: usize = 16_384;
+
+/// Cells of the matrix before equal rows and columns become one: what [`crate::classify()`] is
+/// ready to compute.
+pub const MAX_RAW_CELLS: usize = 16 * MAX_CELLS;
+/// Rules' peer lists that hold an address, summed over all peers that differ in them.
+pub const MAX_MEMBERSHIPS: usize = 1 << 25;

@@ -1,0 +1,114 @@
+//! Inventories: YAML or JSON, `hosts: [{name, addresses, labels, quarantined}]`.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    inventory::{Host, HostName, Inventory},
+    parse::{
+        self,
+        collector::{Collector, quote},
+        fields::{Fields, boolean, list},
+        values,
+        yaml::Node,
+    },
+    problem::Problems,
+    source::SourceFile,
+};
+
+impl Inventory {
+    /// Reads an inventory, YAML or JSON, strictly. Of many documents, each adds its hosts.
+    ///
+    /// # Errors
+    /// All mistakes at once, as [`crate::parse()`] reports them.
+    pub fn parse(file: &SourceFile) -> Result<Self, Problems> {
+        let files = std::slice::from_ref(file);
+        let mut problems = Collector::new(files);
+        let (nodes, _) = parse::read_file(0, &mut problems);
+        let mut reader = Reader {
+            problems,
+            names: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+        };
+        let hosts = nodes
+            .iter()
+            .flat_map(|node| reader.inventory(node))
+            .collect();
+        reader.problems.finish(Self { hosts })
+    }
+}
+
+struct Reader<'f> {
+    problems: Collector<'f>,
+    /// The line of each name.
+    names: BTreeMap<String, u32>,
+    /// The host and line of each address.
+    addresses: BTreeMap<std::net::IpAddr, (String, u32)>,
+}
+
+impl Reader<'_> {
+    fn inventory(&mut self, node: &Node) -> Vec<Host> {
+        let Some(fields) = Fields::read(node, "an inventory", &["hosts"], &mut self.problems)
+        else {
+            return Vec::new();
+        };
+        fields
+            .require("hosts", "an inventory", &mut self.problems)
+            .and_then(|field| list(field.node, "`hosts`", &mut self.problems))
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|node| self.host(node))
+            .collect()
+    }
+
+    fn host(&mut self, node: &Node) -> Option<Host> {
+        let known = ["name", "addresses", "labels", "quarantined"];
+        let fields = Fields::read(node, "a host", &known, &mut self.problems)?;
+        let name = values::host_name(&fields, &mut self.problems);
+        if let Some(name) = &name
+            && let Some(line) = self.names.insert(name.text.clone(), name.place.line)
+        {
+            let message = format!(
+                "there is another host {}, on line {line}",
+                quote(&name.text)
+            );
+            self.problems.report(name.place, message);
+        }
+        let labels = fields
+            .get("labels")
+            .and_then(|field| values::labels(field.node, "`labels`", &mut self.problems))
+            .unwrap_or_default();
+        let quarantined = fields
+            .get("quarantined")
+            .and_then(|field| boolean(field.node, "`quarantined`", &mut self.problems))
+            .unwrap_or_default();
+        let owner = name
+            .as_ref()
+            .map(|name| name.text.as_str())
+            .unwrap_or_default();
+        let mut addresses = Vec::new();
+        let items = fields
+            .get("addresses")
+            .and_then(|field| list(field.node, "`addresses`", &mut self.problems))
+            .unwrap_or_default();
+        for item in items {
+            let Some(address) = values::address(item, &mut self.problems) else {
+                continue;
+            };
+            let holder = (owner.to_owned(), item.place.line);
+            if let Some((other, line)) = self.addresses.insert(address, holder) {
+                let message = format!(
+                    "{address} is also an address of {}, on line {line}",
+                    quote(&other)
+                );
+                self.problems.report(item.place, message);
+            }
+            addresses.push(address);
+        }
+        Some(Host {
+            name: HostName(name?.text),
+            addresses,
+            labels,
+            quarantined,
+        })
+    }
+}

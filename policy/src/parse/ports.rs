@@ -1,0 +1,81 @@
+//! Protocols and ports in documents: literals, and the names of services.
+
+use crate::{
+    parse::{
+        collector::{Collector, quote},
+        fields::{Word, word as read_word},
+        yaml::Node,
+    },
+    service::literal::{PortLiteral, is_literal},
+};
+
+/// One item of `allow` or `ports`.
+pub(crate) enum PortWord {
+    Literal(PortLiteral),
+    Service(Word),
+}
+
+/// A literal or the name of a service.
+pub(crate) fn word(node: &Node, problems: &mut Collector<'_>) -> Option<PortWord> {
+    let word = read_word(node, "a port or service", problems)?;
+    if is_literal(&word.text) || literal_instead(&word.text).is_some() {
+        return parse(&word, problems).map(PortWord::Literal);
+    }
+    Some(PortWord::Service(word))
+}
+
+/// A literal only: services are not made of services.
+pub(crate) fn literal(node: &Node, problems: &mut Collector<'_>) -> Option<PortWord> {
+    parse(&read_word(node, "a port", problems)?, problems).map(PortWord::Literal)
+}
+
+/// Refuses names that would be read as literals.
+pub(crate) fn check_service_name(name: &Word, problems: &mut Collector<'_>) {
+    if is_literal(&name.text) || literal_instead(&name.text).is_some() {
+        problems.report_help(
+            name.place,
+            format!(
+                "a Service cannot be named {}: that reads as a port",
+                quote(&name.text)
+            ),
+            "name it for what it serves, such as `postgres`".to_owned(),
+        );
+    }
+}
+
+fn parse(word: &Word, problems: &mut Collector<'_>) -> Option<PortLiteral> {
+    match word.text.parse() {
+        Ok(literal) => Some(literal),
+        Err(error) => {
+            match literal_instead(&word.text) {
+                Some(instead) => problems.report_help(
+                    word.place,
+                    format!("{} names no protocol and port", quote(&word.text)),
+                    format!("write {instead}"),
+                ),
+                None if is_literal(&word.text) => problems.report(word.place, error.to_string()),
+                None => problems.report_help(
+                    word.place,
+                    format!("{} names no protocol and port", quote(&word.text)),
+                    "write tcp/5432, udp/53, tcp/8000-8010, icmp/8, protocol/47 or any".to_owned(),
+                ),
+            }
+            None
+        }
+    }
+}
+
+/// What a word that is no literal, but nearly one, was meant to be: `5432`, `TCP/5432`, `tcp:80`.
+fn literal_instead(text: &str) -> Option<String> {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let range = text
+        .split_once('-')
+        .is_some_and(|(first, last)| digits(first) && digits(last));
+    let instead = if digits(text) || range {
+        format!("tcp/{text}")
+    } else {
+        text.to_ascii_lowercase().replace(':', "/")
+    };
+    (instead != text && is_literal(&instead) && instead.parse::<PortLiteral>().is_ok())
+        .then_some(instead)
+}
