@@ -1,0 +1,357 @@
+//! From bytes to what a verdict asks about. Every length is checked against the packet and against
+//! the headers' own length fields; what does not fit is [`Reason::Malformed`].
+
+use crate::{
+    layout::{Direction, FlowKey, Ipv4, Ipv6},
+    packet::Packet,
+    reason::Reason,
+};
+
+/// IANA protocol numbers that are looked into.
+pub mod protocol {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+}
+
+/// Bits of the TCP flags byte.
+pub mod tcp_flag {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Opens a connection.
+    pub const SYN: u8 = 0x02;
+    /// Resets it.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement number counts.
+    pub const ACK: u8 = 0x10;
+}
+
+/// IPv6 extension headers that are looked through before [`Reason::ExtensionHeaders`].
+pub const MAX_EXTENSION_HEADERS: usize = 6;
+const MAX_VLAN_TAGS: usize = 2;
+
+/// What follows the Ethernet header and its VLAN tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// An IPv4 header at this offset.
+    Ipv4(u32),
+    /// An IPv6 header at this offset.
+    Ipv6(u32),
+    /// ARP.
+    Arp,
+}
+
+/// The headers of one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// IANA number of what the IP headers carry.
+    pub protocol: u8,
+    /// TCP flags; 0 for other protocols.
+    pub tcp_flags: u8,
+    /// Host order; the identifier for ICMP echo, 0 without ports.
+    pub source_port: u16,
+    /// Host order; the identifier for ICMP echo, 0 without ports.
+    pub destination_port: u16,
+    /// What the packet asks for, were it the first of a flow: destination port, ICMP type and code,
+    /// or protocol number.
+    pub service: u16,
+    /// Where the packet inside an ICMP error begins.
+    pub inner: Option<u32>,
+    /// Neighbour discovery that IPv6 needs to work at all.
+    pub neighbour: bool,
+}
+
+impl<A: Copy> Headers<A> {
+    /// The key of the packet's flow, seen from the host.
+    #[inline(always)]
+    pub fn flow_key(&self, direction: Direction) -> FlowKey<A> {
+        let (remote, local, remote_port, local_port) = match direction {
+            Direction::Ingress => (
+                self.source,
+                self.destination,
+                self.source_port,
+                self.destination_port,
+            ),
+            Direction::Egress => (
+                self.destination,
+                self.source,
+                self.destination_port,
+                self.source_port,
+            ),
+        };
+        FlowKey {
+            remote,
+            local,
+            remote_port,
+            local_port,
+            protocol: self.protocol,
+            padding: [0; 3],
+        }
+    }
+
+    /// Whether all of these TCP flags are set.
+    #[inline(always)]
+    pub fn has_tcp_flags(&self, flags: u8) -> bool {
+        self.tcp_flags & flags == flags
+    }
+}
+
+/// The table of ports that a protocol is judged in; the numbers of [`crate::layout::SLOTS`].
+#[inline(always)]
+#[must_use]
+pub const fn slot_of_protocol(number: u8) -> u32 {
+    match number {
+        protocol::TCP => 0,
+        protocol::UDP => 1,
+        protocol::SCTP => 2,
+        protocol::ICMP => 3,
+        protocol::ICMPV6 => 4,
+        _ => 5,
+    }
+}
+
+/// Reads the Ethernet header and up to two VLAN tags.
+///
+/// # Errors
+/// [`Reason::Malformed`] and [`Reason::EtherType`].
+#[inline(always)]
+pub fn link<P: Packet + ?Sized>(packet: &P) -> Result<Link, Reason> {
+    let mut at = 12;
+    for _ in 0..=MAX_VLAN_TAGS {
+        let ether_type = u16::from_be_bytes(packet.load(at).ok_or(Reason::Malformed)?);
+        match ether_type {
+            0x0800 => return Ok(Link::Ipv4(at + 2)),
+            0x86dd => return Ok(Link::Ipv6(at + 2)),
+            0x0806 => return Ok(Link::Arp),
+            0x8100 | 0x88a8 => at += 4,
+            _ => return Err(Reason::EtherType),
+        }
+    }
+    Err(Reason::EtherType)
+}
+
+/// How much of a packet there is to look at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// All of it, up to this offset from the beginning of the frame.
+    Whole(u32),
+    /// The first fragment: length fields of the upper layer speak of more than is here.
+    FirstFragment,
+    /// What an ICMP error quotes: at least the first eight bytes of the upper layer.
+    Quoted,
+}
+
+/// Reads an IPv4 header with its options, and what it carries.
+///
+/// # Errors
+/// [`Reason::Malformed`] and [`Reason::Fragment`].
+#[inline(always)]
+pub fn ipv4<P: Packet + ?Sized>(
+    packet: &P,
+    at: u32,
+    quoted: bool,
+) -> Result<Headers<Ipv4>, Reason> {
+    let header: [u8; 20] = packet.load(at).ok_or(Reason::Malformed)?;
+    let header_length = u32::from(header[0] & 0x0f) * 4;
+    let total_length = u32::from(u16::from_be_bytes([header[2], header[3]]));
+    let fragment = u16::from_be_bytes([header[6], header[7]]);
+    if header[0] >> 4 != 4 || header_length < 20 || total_length < header_length {
+        return Err(Reason::Malformed);
+    }
+    if fragment & 0x1fff != 0 {
+        return Err(Reason::Fragment);
+    }
+    let extent = if quoted {
+        Extent::Quoted
+    } else if at + total_length > packet.len() {
+        return Err(Reason::Malformed);
+    } else if fragment & 0x2000 != 0 {
+        Extent::FirstFragment
+    } else {
+        Extent::Whole(at + total_length)
+    };
+    let source = Ipv4([header[12], header[13], header[14], header[15]]);
+    let destination = Ipv4([header[16], header[17], header[18], header[19]]);
+    transport(
+        packet,
+        at + header_length,
+        extent,
+        header[9],
+        source,
+        destination,
+        0,
+    )
+}
+
+/// Reads an IPv6 header with its extension headers, and what it carries.
+///
+/// # Errors
+/// [`Reason::Malformed`], [`Reason::Fragment`] and [`Reason::ExtensionHeaders`].
+#[inline(always)]
+pub fn ipv6<P: Packet + ?Sized>(
+    packet: &P,
+    at: u32,
+    quoted: bool,
+) -> Result<Headers<Ipv6>, Reason> {
+    let fixed: [u8; 8] = packet.load(at).ok_or(Reason::Malformed)?;
+    let source = Ipv6(packet.load(at + 8).ok_or(Reason::Malformed)?);
+    let destination = Ipv6(packet.load(at + 24).ok_or(Reason::Malformed)?);
+    if fixed[0] >> 4 != 6 {
+        return Err(Reason::Malformed);
+    }
+    let payload_length = u32::from(u16::from_be_bytes([fixed[4], fixed[5]]));
+    let mut extent = if quoted {
+        Extent::Quoted
+    } else if payload_length == 0 && packet.len() > 0xffff {
+        // A segment larger than 64 KiB, on its way to the segmentation of the device.
+        Extent::Whole(packet.len())
+    } else if at + 40 + payload_length > packet.len() {
+        return Err(Reason::Malformed);
+    } else {
+        Extent::Whole(at + 40 + payload_length)
+    };
+    let mut next = fixed[6];
+    let mut at = at + 40;
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        let length = match next {
+            // Hop-by-hop, routing, destination options: in units of 8 bytes, the first not counted.
+            0 | 43 | 60 => {
+                let head: [u8; 2] = packet.load(at).ok_or(Reason::Malformed)?;
+                next = head[0];
+                (u32::from(head[1]) + 1) * 8
+            }
+            // Authentication header: in units of 4 bytes, the first two not counted.
+            51 => {
+                let head: [u8; 2] = packet.load(at).ok_or(Reason::Malformed)?;
+                next = head[0];
+                (u32::from(head[1]) + 2) * 4
+            }
+            44 => {
+                let head: [u8; 4] = packet.load(at).ok_or(Reason::Malformed)?;
+                let fragment = u16::from_be_bytes([head[2], head[3]]);
+                if fragment & 0xfff8 != 0 {
+                    return Err(Reason::Fragment);
+                }
+                if fragment & 1 != 0 && extent != Extent::Quoted {
+                    extent = Extent::FirstFragment;
+                }
+                next = head[0];
+                8
+            }
+            _ => return transport(packet, at, extent, next, source, destination, fixed[7]),
+        };
+        at += length;
+    }
+    match next {
+        0 | 43 | 44 | 51 | 60 => Err(Reason::ExtensionHeaders),
+        _ => transport(packet, at, extent, next, source, destination, fixed[7]),
+    }
+}
+
+/// Reads what an IP header carries. `hop_limit` is 0 where it does not matter.
+#[inline(always)]
+fn transport<P: Packet + ?Sized, A>(
+    packet: &P,
+    at: u32,
+    extent: Extent,
+    number: u8,
+    source: A,
+    destination: A,
+    hop_limit: u8,
+) -> Result<Headers<A>, Reason> {
+    let mut headers = Headers {
+        source,
+        destination,
+        protocol: number,
+        tcp_flags: 0,
+        source_port: 0,
+        destination_port: 0,
+        service: u16::from(number),
+        inner: None,
+        neighbour: false,
+    };
+    let minimum = match number {
+        protocol::TCP => 20,
+        protocol::UDP | protocol::ICMP | protocol::ICMPV6 => 8,
+        protocol::SCTP => 12,
+        _ => return Ok(headers),
+    };
+    if let Extent::Whole(end) = extent
+        && at + minimum > end
+    {
+        return Err(Reason::Malformed);
+    }
+    // Eight bytes are what an ICMP error must quote (RFC 792).
+    let head: [u8; 8] = packet.load(at).ok_or(Reason::Malformed)?;
+    match number {
+        protocol::ICMP | protocol::ICMPV6 => {
+            headers.service = u16::from_be_bytes([head[0], head[1]]);
+            if is_echo(number, head[0]) {
+                headers.source_port = u16::from_be_bytes([head[4], head[5]]);
+                headers.destination_port = headers.source_port;
+            } else if is_error(number, head[0]) {
+                headers.inner = Some(at + 8);
+            }
+            headers.neighbour = number == protocol::ICMPV6
+                && matches!(head[0], 133..=136)
+                && head[1] == 0
+                && hop_limit == 255;
+            return Ok(headers);
+        }
+        protocol::UDP => {
+            let length = u32::from(u16::from_be_bytes([head[4], head[5]]));
+            if let Extent::Whole(end) = extent
+                && (length < 8 || at + length > end)
+            {
+                return Err(Reason::Malformed);
+            }
+        }
+        protocol::TCP if extent != Extent::Quoted => {
+            let [offset, flags]: [u8; 2] = packet.load(at + 12).ok_or(Reason::Malformed)?;
+            let length = u32::from(offset >> 4) * 4;
+            if let Extent::Whole(end) = extent
+                && at + length > end
+            {
+                return Err(Reason::Malformed);
+            }
+            if length < 20 {
+                return Err(Reason::Malformed);
+            }
+            headers.tcp_flags = flags;
+        }
+        _ => {}
+    }
+    headers.source_port = u16::from_be_bytes([head[0], head[1]]);
+    headers.destination_port = u16::from_be_bytes([head[2], head[3]]);
+    headers.service = headers.destination_port;
+    Ok(headers)
+}
+
+/// Echo request and reply: the identifier stands for both ports, so that they are one flow.
+#[inline(always)]
+const fn is_echo(number: u8, kind: u8) -> bool {
+    match number {
+        protocol::ICMP => matches!(kind, 0 | 8),
+        _ => matches!(kind, 128 | 129),
+    }
+}
+
+/// Errors that quote the packet which caused them. A redirect is none: it changes routes.
+#[inline(always)]
+const fn is_error(number: u8, kind: u8) -> bool {
+    match number {
+        protocol::ICMP => matches!(kind, 3 | 11 | 12),
+        _ => matches!(kind, 1..=4),
+    }
+}

@@ -1,0 +1,390 @@
+//! What kernel and user space share in maps. A change here is a new [`VERSION`].
+
+use core::{cell::Cell, mem::offset_of};
+
+/// The version of every layout in this file and of the map list; part of the pin path.
+pub const VERSION: u32 = 1;
+
+/// Rules that can be counted in one generation: what a host policy may hold, and the host's own.
+pub const MAX_RULES: u32 = 16_384 + 256;
+/// Peers in the maps at once: those of the live generation and of the next.
+pub const MAX_PEERS: u32 = 2 * 131_072 + 1024;
+/// Cells of the matrix of one generation.
+pub const MAX_CELLS: u32 = 1_048_576;
+/// The peer of an address that neither the exact map nor the subnets know.
+pub const WORLD: u32 = 0;
+
+/// Keys in one [`PortPage`].
+pub const PAGE_KEYS: usize = 256;
+/// Pages of one protocol slot.
+pub const PAGES_PER_SLOT: u32 = 256;
+/// Protocol slots: TCP, UDP, SCTP, ICMP, ICMPv6, other.
+pub const SLOTS: u32 = 6;
+/// Pages of one generation: two directions, all slots.
+pub const PAGES: u32 = 2 * SLOTS * PAGES_PER_SLOT;
+
+/// A type that may be copied to and from a map byte by byte.
+///
+/// # Safety
+/// `repr(C)`, no padding, and every bit pattern is a value.
+pub unsafe trait Layout: Copy + 'static {}
+
+/// The direction of a packet at a hook, and of the packet that opened a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Into the host.
+    Ingress,
+    /// Out of the host.
+    Egress,
+}
+
+impl Direction {
+    /// As it is numbered in maps: 0 ingress, 1 egress.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Ingress => 0,
+            Self::Egress => 1,
+        }
+    }
+
+    /// The other one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Ingress => Self::Egress,
+            Self::Egress => Self::Ingress,
+        }
+    }
+
+    /// From a number in a map; what is not 0 is egress.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Ingress,
+            _ => Self::Egress,
+        }
+    }
+}
+
+/// An address of one family, as it stands in the packet.
+pub trait Address: Copy + Eq + core::hash::Hash + 'static {
+    /// 4 or 6.
+    const FAMILY: u8;
+    /// Widened to 16 bytes for events; IPv4 stands in the first four.
+    fn widen(&self) -> [u8; 16];
+}
+
+/// An IPv4 address in network order.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ipv4(pub [u8; 4]);
+
+/// An IPv6 address in network order.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ipv6(pub [u8; 16]);
+
+impl Address for Ipv4 {
+    const FAMILY: u8 = 4;
+    #[inline(always)]
+    fn widen(&self) -> [u8; 16] {
+        let [a, b, c, d] = self.0;
+        [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    }
+}
+
+impl Address for Ipv6 {
+    const FAMILY: u8 = 6;
+    #[inline(always)]
+    fn widen(&self) -> [u8; 16] {
+        self.0
+    }
+}
+
+/// A word of a map value that programs change in place.
+///
+/// In the kernel two CPUs may do so at once. Nothing is ordered by such a word, and an aligned load or
+/// store of at most eight bytes does not tear there.
+#[repr(transparent)]
+#[derive(Clone, Debug)]
+pub struct Shared<T: Copy>(Cell<T>);
+
+impl<T: Copy> Shared<T> {
+    /// A word.
+    #[inline(always)]
+    pub const fn new(value: T) -> Self {
+        Self(Cell::new(value))
+    }
+
+    /// What it is now.
+    #[inline(always)]
+    pub fn get(&self) -> T {
+        self.0.get()
+    }
+
+    /// Changes it.
+    #[inline(always)]
+    pub fn set(&self, value: T) {
+        self.0.set(value);
+    }
+}
+
+// SAFETY: in a BPF program the compiler sees one thread (the target has no other), and the kernel
+// defines what aligned plain loads and stores of map values do.
+#[cfg(target_arch = "bpf")]
+unsafe impl<T: Copy> Sync for Shared<T> {}
+
+/// The packets of one connection, the same key in both directions: seen from the host.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey<A> {
+    /// The other end: source of an incoming packet, destination of an outgoing one.
+    pub remote: A,
+    /// This end.
+    pub local: A,
+    /// Host order; the identifier for ICMP echo, 0 without ports.
+    pub remote_port: u16,
+    /// Host order; the identifier for ICMP echo, 0 without ports.
+    pub local_port: u16,
+    /// IANA number.
+    pub protocol: u8,
+    /// Zero.
+    pub padding: [u8; 3],
+}
+
+/// A flow that was judged.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// When its last packet passed, nanoseconds of the monotonic clock.
+    pub last_seen: Shared<u64>,
+    /// The generation whose verdict this is.
+    pub generation: Shared<u32>,
+    /// One of the constants in [`flow_state`].
+    pub state: Shared<u8>,
+    /// The direction of the packet that opened it, as [`Direction::number`].
+    pub opened: u8,
+    /// What the opening packet asked for: destination port, ICMP type and code, or protocol number.
+    pub service: u16,
+}
+
+/// The states of a [`Flow`].
+pub mod flow_state {
+    /// Opened; the other end has not answered.
+    pub const NEW: u8 = 0;
+    /// Both ends have spoken.
+    pub const ESTABLISHED: u8 = 1;
+    /// A TCP FIN or RST was seen.
+    pub const CLOSING: u8 = 2;
+    /// Policy stopped allowing it. Kept, so that a later packet of it is not taken for one of a
+    /// connection that was there before the agent.
+    pub const REVOKED: u8 = 3;
+}
+
+/// What one flow was denied, so that its repeats are summed.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub struct DeniedFlow {
+    /// When it was last reported, nanoseconds of the monotonic clock.
+    pub reported: Shared<u64>,
+    /// Packets denied since.
+    pub packets: Shared<u64>,
+}
+
+/// What holds for one generation.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The policy set, for `status`; the kernel does not read it.
+    pub revision: u64,
+    /// A denied flow is reported at most once in this many nanoseconds.
+    pub report_interval: u64,
+    /// A fingerprint of the host's own rules; the kernel does not read it.
+    pub local: u64,
+    /// The generation that this slot was filled for.
+    pub generation: u32,
+    /// The stride of the matrix.
+    pub port_classes: u32,
+    /// SHA-256 of the encoded host policy; the kernel does not read it.
+    pub digest: [u8; 32],
+}
+
+/// The classes of [`PAGE_KEYS`] keys in a row.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortPage(pub [u16; PAGE_KEYS]);
+
+/// The verdicts of one pair of classes; each is a [`Ruling`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatrixCell {
+    /// What happens.
+    pub enforced: Ruling,
+    /// What would happen if all that is observed were enforced.
+    pub staged: Ruling,
+}
+
+/// A rule's number and its effect in one word.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ruling(pub u32);
+
+impl Ruling {
+    const ALLOW: u32 = 1 << 31;
+    const LOG: u32 = 1 << 30;
+    const RULE: u32 = Self::LOG - 1;
+
+    /// A rule below [`MAX_RULES`] with its effect.
+    #[must_use]
+    pub const fn new(rule: u32, allow: bool, log: bool) -> Self {
+        let allow = if allow { Self::ALLOW } else { 0 };
+        let log = if log { Self::LOG } else { 0 };
+        Self(rule & Self::RULE | allow | log)
+    }
+
+    /// Whether the rule allows.
+    #[inline(always)]
+    #[must_use]
+    pub const fn allows(self) -> bool {
+        self.0 & Self::ALLOW != 0
+    }
+
+    /// Whether flows that it allows are reported.
+    #[inline(always)]
+    #[must_use]
+    pub const fn logs(self) -> bool {
+        self.0 & Self::LOG != 0
+    }
+
+    /// The rule's number in the generation's host policy.
+    #[inline(always)]
+    #[must_use]
+    pub const fn rule(self) -> u32 {
+        self.0 & Self::RULE
+    }
+}
+
+/// Packets and bytes that a rule or a reason decided on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, link header included.
+    pub bytes: u64,
+}
+
+/// What an [`Event`] tells.
+pub mod event_kind {
+    /// The packet was dropped.
+    pub const DENIED: u8 = 0;
+    /// The packet passed; the staged verdict would have dropped it.
+    pub const STAGED: u8 = 1;
+    /// The packet opened a flow that a rule with `log: true` allows.
+    pub const LOGGED: u8 = 2;
+}
+
+/// One report through the ring buffer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Nanoseconds of the monotonic clock.
+    pub time: u64,
+    /// Packets that it stands for, at least 1.
+    pub packets: u64,
+    /// The tables that judged.
+    pub generation: u32,
+    /// The rule that decided; of the enforced verdict, or the staged one in a staged event.
+    pub ruling: Ruling,
+    /// The other end; IPv4 in the first four bytes.
+    pub remote: [u8; 16],
+    /// This end.
+    pub local: [u8; 16],
+    /// Host order.
+    pub remote_port: u16,
+    /// Host order.
+    pub local_port: u16,
+    /// IANA number.
+    pub protocol: u8,
+    /// 4 or 6.
+    pub family: u8,
+    /// Of the packet, as [`Direction::number`].
+    pub direction: u8,
+    /// [`crate::Reason`] as a number.
+    pub reason: u8,
+    /// One of [`event_kind`].
+    pub kind: u8,
+    /// Zero.
+    pub padding: [u8; 7],
+}
+
+/// The slot of a generation: the maps hold two.
+#[inline(always)]
+#[must_use]
+pub const fn slot_of(generation: u32) -> u32 {
+    generation & 1
+}
+
+/// Where the page of a key stands in the map of port pages.
+#[inline(always)]
+#[must_use]
+pub const fn page_index(generation: u32, direction: Direction, slot: u32, key: u16) -> u32 {
+    ((slot_of(generation) * 2 + direction.number() as u32) * SLOTS + slot) * PAGES_PER_SLOT
+        + (key >> 8) as u32
+}
+
+/// Where a peer's class stands.
+#[inline(always)]
+#[must_use]
+pub const fn peer_index(generation: u32, peer: u32) -> u32 {
+    slot_of(generation) * MAX_PEERS + peer
+}
+
+/// Where a cell stands; `offset` is peer class times port classes plus port class.
+#[inline(always)]
+#[must_use]
+pub const fn cell_index(generation: u32, offset: u32) -> u32 {
+    slot_of(generation) * MAX_CELLS + offset
+}
+
+/// Where a rule's counter stands.
+#[inline(always)]
+#[must_use]
+pub const fn rule_index(generation: u32, rule: u32) -> u32 {
+    slot_of(generation) * MAX_RULES + rule
+}
+
+// SAFETY: `repr(C)` or transparent over integers, without padding: the sizes are asserted below.
+unsafe impl Layout for Settings {}
+// SAFETY: as above.
+unsafe impl Layout for PortPage {}
+// SAFETY: as above.
+unsafe impl Layout for MatrixCell {}
+// SAFETY: as above.
+unsafe impl Layout for Counter {}
+// SAFETY: as above.
+unsafe impl Layout for Event {}
+// SAFETY: as above.
+unsafe impl<A: Address> Layout for FlowKey<A> {}
+
+const _: () = {
+    assert!(size_of::<FlowKey<Ipv4>>() == 16);
+    assert!(size_of::<FlowKey<Ipv6>>() == 40);
+    assert!(offset_of!(FlowKey<Ipv6>, protocol) == 36);
+    assert!(size_of::<Flow>() == 16);
+    assert!(offset_of!(Flow, generation) == 8);
+    assert!(offset_of!(Flow, service) == 14);
+    assert!(size_of::<DeniedFlow>() == 16);
+    assert!(size_of::<Settings>() == 64);
+    assert!(offset_of!(Settings, digest) == 32);
+    assert!(size_of::<PortPage>() == 512);
+    assert!(size_of::<MatrixCell>() == 8);
+    assert!(size_of::<Counter>() == 16);
+    assert!(size_of::<Event>() == 72);
+    assert!(offset_of!(Event, remote_port) == 56);
+    assert!(offset_of!(Event, kind) == 64);
+};

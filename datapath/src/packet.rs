@@ -1,0 +1,27 @@
+//! A packet, as far as a verdict needs it.
+
+/// Bounded loads from a packet that begins with its Ethernet header.
+pub trait Packet {
+    /// Copies the `N` bytes that begin at `offset`; `None` when the packet ends before.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// The length in bytes, link header and paged parts included.
+    fn len(&self) -> u32;
+
+    /// Whether there is nothing in it.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(any(test, feature = "std"))]
+impl Packet for [u8] {
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let start = usize::try_from(offset).ok()?;
+        self.get(start..start.checked_add(N)?)?.try_into().ok()
+    }
+
+    fn len(&self) -> u32 {
+        u32::try_from(<[u8]>::len(self)).unwrap_or(u32::MAX)
+    }
+}

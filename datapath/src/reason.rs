@@ -1,0 +1,92 @@
+//! Why a packet was dropped, or passed without a rule.
+
+/// A word for each way that a verdict comes about; the number is the index of its counter.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A rule allowed it, or its flow.
+    Allowed = 0,
+    /// A rule denied it.
+    Policy = 1,
+    /// Its flow was allowed once and is not any more.
+    Revoked = 2,
+    /// A header is cut short, or its length fields lie.
+    Malformed = 3,
+    /// A fragment after the first: it carries no ports to judge.
+    Fragment = 4,
+    /// An EtherType that is neither IP nor ARP.
+    EtherType = 5,
+    /// More IPv6 extension headers than are looked through.
+    ExtensionHeaders = 6,
+    /// The tables have no answer: nothing was published yet, or an index is out of range.
+    Tables = 7,
+    /// ARP, or the neighbour discovery that IPv6 needs.
+    Neighbour = 8,
+    /// An ICMP error about a flow that is allowed.
+    Related = 9,
+    /// An event that the full ring buffer did not take.
+    EventLost = 10,
+    /// A flow that passed although the flow table did not take it.
+    FlowNotKept = 11,
+}
+
+impl Reason {
+    /// How many there are.
+    pub const COUNT: u32 = 12;
+
+    /// All, by number.
+    pub const ALL: [Self; Self::COUNT as usize] = [
+        Self::Allowed,
+        Self::Policy,
+        Self::Revoked,
+        Self::Malformed,
+        Self::Fragment,
+        Self::EtherType,
+        Self::ExtensionHeaders,
+        Self::Tables,
+        Self::Neighbour,
+        Self::Related,
+        Self::EventLost,
+        Self::FlowNotKept,
+    ];
+
+    /// The reason of a number in an event.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// Whether packets counted under it were dropped.
+    #[must_use]
+    pub const fn drops(self) -> bool {
+        matches!(
+            self,
+            Self::Policy
+                | Self::Revoked
+                | Self::Malformed
+                | Self::Fragment
+                | Self::EtherType
+                | Self::ExtensionHeaders
+                | Self::Tables
+        )
+    }
+
+    /// The word in reports and metrics.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Policy => "policy",
+            Self::Revoked => "revoked",
+            Self::Malformed => "malformed",
+            Self::Fragment => "fragment",
+            Self::EtherType => "ethertype",
+            Self::ExtensionHeaders => "extension-headers",
+            Self::Tables => "tables",
+            Self::Neighbour => "neighbour",
+            Self::Related => "related",
+            Self::EventLost => "event-lost",
+            Self::FlowNotKept => "flow-not-kept",
+        }
+    }
+}

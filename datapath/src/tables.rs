@@ -1,0 +1,57 @@
+//! What a verdict looks up. The kernel programs implement these on BPF maps, [`crate::memory`] on
+//! Rust collections.
+
+use core::ops::Deref;
+
+use crate::{
+    layout::{
+        Address, DeniedFlow, Direction, Event, Flow, FlowKey, Ipv4, Ipv6, MatrixCell, Settings,
+    },
+    reason::Reason,
+};
+
+/// The tables that do not depend on the address family.
+pub trait Tables: FamilyTables<Ipv4> + FamilyTables<Ipv6> {
+    /// The live generation; `None` before the first one.
+    fn generation(&self) -> Option<u32>;
+    /// What holds for a generation.
+    fn settings(&self, generation: u32) -> Option<&Settings>;
+    /// The class of a peer in a generation.
+    fn peer_class(&self, generation: u32, peer: u32) -> Option<u32>;
+    /// The class of a key in a generation.
+    fn port_class(&self, generation: u32, direction: Direction, slot: u32, key: u16)
+    -> Option<u16>;
+    /// The cell at an offset of a generation's matrix.
+    fn cell(&self, generation: u32, offset: u32) -> Option<MatrixCell>;
+    /// Counts a packet that a rule decided alone.
+    fn count_rule(&self, generation: u32, rule: u32, bytes: u32);
+    /// Counts a packet under a reason.
+    fn count_reason(&self, reason: Reason, bytes: u32);
+    /// Hands an event to user space; false when it was lost.
+    fn report(&self, event: &Event) -> bool;
+}
+
+/// The tables of one address family.
+pub trait FamilyTables<A: Address> {
+    /// A flow in the table, to be changed in place.
+    type FlowRef<'a>: Deref<Target = Flow>
+    where
+        Self: 'a;
+    /// A denied flow in the table, to be changed in place.
+    type DeniedRef<'a>: Deref<Target = DeniedFlow>
+    where
+        Self: 'a;
+
+    /// The flow of a key.
+    fn flow(&self, key: &FlowKey<A>) -> Option<Self::FlowRef<'_>>;
+    /// Makes or replaces a flow; false when the table did not take it.
+    fn insert_flow(&self, key: &FlowKey<A>, flow: &Flow) -> bool;
+    /// The peer of an exact address.
+    fn exact_peer(&self, address: &A) -> Option<u32>;
+    /// The peer of the longest subnet that holds the address.
+    fn subnet_peer(&self, address: &A) -> Option<u32>;
+    /// What is known of a flow that was denied.
+    fn denied(&self, key: &FlowKey<A>) -> Option<Self::DeniedRef<'_>>;
+    /// Makes or replaces it.
+    fn insert_denied(&self, key: &FlowKey<A>, denied: &DeniedFlow);
+}
