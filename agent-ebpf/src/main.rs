@@ -1,0 +1,48 @@
+//! The kernel programs of Bulkhead: TC hooks that call [`datapath::decide()`] and return its verdict.
+#![no_std]
+#![no_main]
+
+mod maps;
+mod packet;
+mod tables;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::generated::bpf_ktime_get_ns,
+    macros::classifier,
+    programs::TcContext,
+};
+use datapath::{Direction, Verdict};
+
+use crate::{packet::Skb, tables::KernelTables};
+
+#[classifier]
+fn bulkhead_ingress(context: TcContext) -> i32 {
+    judge(&context, Direction::Ingress)
+}
+
+#[classifier]
+fn bulkhead_egress(context: TcContext) -> i32 {
+    judge(&context, Direction::Egress)
+}
+
+/// "Pass" means on to the next program, so that others in the chain keep their say.
+#[inline(always)]
+fn judge(context: &TcContext, direction: Direction) -> i32 {
+    // SAFETY: the helper has no precondition.
+    let now = unsafe { bpf_ktime_get_ns() };
+    match datapath::decide(&Skb(context), direction, &KernelTables, now) {
+        Verdict::Pass => TC_ACT_UNSPEC,
+        Verdict::Drop => TC_ACT_SHOT as i32,
+    }
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,129 @@
+//! The tables of a verdict on BPF maps.
+
+use aya_ebpf::maps::{PerCpuArray, lpm_trie::Key};
+use datapath::{
+    Direction, FamilyTables, Reason, Tables,
+    layout::{
+        Counter, DeniedFlow, Event, Flow, FlowKey, Ipv4, Ipv6, MatrixCell, PAGE_KEYS, Settings,
+        cell_index, page_index, peer_index, rule_index, slot_of,
+    },
+};
+
+use crate::maps;
+
+/// The maps of this host.
+pub struct KernelTables;
+
+#[inline(always)]
+fn add(counters: &PerCpuArray<Counter>, index: u32, bytes: u32) {
+    if let Some(counter) = counters.get_ptr_mut(index) {
+        // SAFETY: the pointer is to this CPU's value, which nothing else on this CPU changes while
+        // the program runs.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += u64::from(bytes);
+        }
+    }
+}
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn generation(&self) -> Option<u32> {
+        let generation = maps::GENERATION.get_ptr(0)?;
+        // Read once: the flip may come while this packet is judged.
+        // SAFETY: array values live as long as the map and are aligned.
+        let generation = unsafe { generation.read_volatile() };
+        (generation != 0).then_some(generation)
+    }
+
+    #[inline(always)]
+    fn settings(&self, generation: u32) -> Option<&Settings> {
+        maps::SETTINGS.get(slot_of(generation))
+    }
+
+    #[inline(always)]
+    fn peer_class(&self, generation: u32, peer: u32) -> Option<u32> {
+        maps::PEER_CLASSES
+            .get(peer_index(generation, peer))
+            .copied()
+    }
+
+    #[inline(always)]
+    fn port_class(
+        &self,
+        generation: u32,
+        direction: Direction,
+        slot: u32,
+        key: u16,
+    ) -> Option<u16> {
+        let page = maps::PORT_PAGES.get(page_index(generation, direction, slot, key))?;
+        page.0.get(usize::from(key) % PAGE_KEYS).copied()
+    }
+
+    #[inline(always)]
+    fn cell(&self, generation: u32, offset: u32) -> Option<MatrixCell> {
+        maps::MATRIX.get(cell_index(generation, offset)).copied()
+    }
+
+    #[inline(always)]
+    fn count_rule(&self, generation: u32, rule: u32, bytes: u32) {
+        add(&maps::RULE_COUNTERS, rule_index(generation, rule), bytes);
+    }
+
+    #[inline(always)]
+    fn count_reason(&self, reason: Reason, bytes: u32) {
+        add(&maps::REASON_COUNTERS, reason as u32, bytes);
+    }
+
+    #[inline(always)]
+    fn report(&self, event: &Event) -> bool {
+        maps::EVENTS.output::<Event>(event, 0).is_ok()
+    }
+}
+
+macro_rules! family {
+    ($address:ty, $bits:expr, $peers:ident, $subnets:ident, $flows:ident, $denied:ident) => {
+        impl FamilyTables<$address> for KernelTables {
+            type FlowRef<'a> = &'a Flow;
+            type DeniedRef<'a> = &'a DeniedFlow;
+
+            #[inline(always)]
+            fn flow(&self, key: &FlowKey<$address>) -> Option<&Flow> {
+                // SAFETY: the value lives until the program ends (RCU); its fields are cells of
+                // plain integers, which other CPUs may change under us and the verifier allows.
+                maps::$flows.get_ptr(key).map(|flow| unsafe { &*flow })
+            }
+
+            #[inline(always)]
+            fn insert_flow(&self, key: &FlowKey<$address>, flow: &Flow) -> bool {
+                maps::$flows.insert(key, flow, 0).is_ok()
+            }
+
+            #[inline(always)]
+            fn exact_peer(&self, address: &$address) -> Option<u32> {
+                // SAFETY: a word, read once.
+                maps::$peers.get_ptr(address).map(|peer| unsafe { *peer })
+            }
+
+            #[inline(always)]
+            fn subnet_peer(&self, address: &$address) -> Option<u32> {
+                maps::$subnets.get(&Key::new($bits, *address)).copied()
+            }
+
+            #[inline(always)]
+            fn denied(&self, key: &FlowKey<$address>) -> Option<&DeniedFlow> {
+                // SAFETY: as for flows.
+                maps::$denied.get_ptr(key).map(|denied| unsafe { &*denied })
+            }
+
+            #[inline(always)]
+            fn insert_denied(&self, key: &FlowKey<$address>, denied: &DeniedFlow) {
+                // A full table evicts; what cannot be kept is only reported more often.
+                let _ = maps::$denied.insert(key, denied, 0);
+            }
+        }
+    };
+}
+
+family!(Ipv4, 32, PEERS_V4, SUBNETS_V4, FLOWS_V4, DENIED_V4);
+family!(Ipv6, 128, PEERS_V6, SUBNETS_V6, FLOWS_V6, DENIED_V6);
