@@ -1,0 +1,129 @@
+//! Reaching a controller whose CA is known.
+
+use std::{error::Error, time::Duration};
+
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::{
+    MAX_MESSAGE_BYTES, SERVER_NAME,
+    v1::{agents_client::AgentsClient, operators_client::OperatorsClient},
+};
+
+/// How long the TCP connection and the TLS handshake may take, each.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A connection that was silent this long is asked whether it still lives.
+const PING_AFTER: Duration = Duration::from_secs(10);
+/// How long the answer may take. Both together: a dead peer is noticed within 15 seconds.
+const PONG_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why no controller could be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// There is nothing to try.
+    #[error("no controller address is configured")]
+    NoAddress,
+    /// Each address was tried.
+    #[error("no controller can be reached: {}", .0.join("; "))]
+    Unreachable(Vec<String>),
+}
+
+/// Connects to the first of `addresses` (`host:port`) that answers and that `ca_pem` vouches for,
+/// with a client certificate (leaf first) and its key.
+///
+/// # Errors
+/// [`ChannelError`] names each address that was tried and why it failed.
+pub async fn channel(
+    addresses: &[String],
+    ca_pem: &str,
+    cert_pem: &str,
+    key_pem: &str,
+) -> Result<Channel, ChannelError> {
+    connect(
+        addresses,
+        ca_pem,
+        Some(Identity::from_pem(cert_pem, key_pem)),
+    )
+    .await
+}
+
+/// As [`channel`], without a client certificate: good for [`AgentsClient::enroll`] only.
+///
+/// # Errors
+/// As [`channel`].
+pub async fn channel_without_certificate(
+    addresses: &[String],
+    ca_pem: &str,
+) -> Result<Channel, ChannelError> {
+    connect(addresses, ca_pem, None).await
+}
+
+/// A client for an agent's calls, with the message limit that both sides agree on.
+#[must_use]
+pub fn agents(channel: Channel) -> AgentsClient<Channel> {
+    AgentsClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// A client for an operator's calls, with the message limit that both sides agree on.
+#[must_use]
+pub fn operators(channel: Channel) -> OperatorsClient<Channel> {
+    OperatorsClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+async fn connect(
+    addresses: &[String],
+    ca_pem: &str,
+    identity: Option<Identity>,
+) -> Result<Channel, ChannelError> {
+    if addresses.is_empty() {
+        return Err(ChannelError::NoAddress);
+    }
+    let mut tls = ClientTlsConfig::new()
+        .domain_name(SERVER_NAME)
+        .ca_certificate(Certificate::from_pem(ca_pem))
+        .timeout(PATIENCE);
+    if let Some(identity) = identity {
+        tls = tls.identity(identity);
+    }
+    let mut failures = Vec::new();
+    for address in addresses {
+        match connect_to(address, tls.clone()).await {
+            Ok(channel) => return Ok(channel),
+            Err(error) => failures.push(format!("{address}: {}", causes(&error))),
+        }
+    }
+    Err(ChannelError::Unreachable(failures))
+}
+
+async fn connect_to(
+    address: &str,
+    tls: ClientTlsConfig,
+) -> Result<Channel, tonic::transport::Error> {
+    Endpoint::from_shared(format!("https://{address}"))?
+        .tls_config(tls)?
+        .connect_timeout(PATIENCE)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PONG_WITHIN)
+        .keep_alive_while_idle(true)
+        .connect()
+        .await
+}
+
+/// An error and what caused it, in one line: tonic's own text is only "transport error".
+fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
