@@ -1,0 +1,247 @@
+//! What operators do.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use policy::{Revision, SourceFile};
+use proto::{convert::address_to_bytes, v1};
+
+use super::{Controller, compile};
+use crate::{
+    error::{Error, Result},
+    model::{Host, PolicyFiles},
+    publish::{Compilation, Job},
+    state::{PolicyInForce, State},
+};
+
+impl Controller {
+    /// Checks a policy set, compiles it for every host, and unless `dry_run` puts it in force.
+    /// What is wrong with it is part of the answer; nothing has changed then.
+    ///
+    /// # Errors
+    /// When the store cannot be written; nothing has changed then either.
+    pub async fn apply_policy(
+        &self,
+        operator: &str,
+        request: v1::ApplyPolicyRequest,
+    ) -> Result<v1::ApplyPolicyResponse> {
+        let v1::ApplyPolicyRequest { files, dry_run } = request;
+        let files: Vec<_> = files
+            .into_iter()
+            .map(|v1::PolicyFile { path, content }| SourceFile { path, content })
+            .collect();
+        let (files, parsed) = tokio::task::spawn_blocking(move || {
+            let parsed = policy::parse(&files);
+            (files, parsed)
+        })
+        .await
+        .map_err(|error| Error::Bug(format!("parsing a policy: {error}")))?;
+
+        let mut state = self.lock().await;
+        let in_force = state.policy.source.revision;
+        let refused = |problems| v1::ApplyPolicyResponse {
+            revision: in_force.0,
+            problems,
+            hosts_changed: 0,
+        };
+        let set = match parsed {
+            Ok(set) => Arc::new(set),
+            Err(problems) => {
+                tracing::info!(operator, problems = problems.0.len(), "policy refused");
+                return Ok(refused(
+                    problems.0.iter().map(policy::Problem::render).collect(),
+                ));
+            }
+        };
+        let revision = Revision(in_force.0 + 1);
+        let job = Job::new(Arc::clone(&set), revision, &state.identities, state.hosts());
+        let compilation = compile(job).await?;
+        if !compilation.unfit.is_empty() {
+            tracing::info!(operator, "policy refused: it does not fit");
+            return Ok(refused(unfit(&state, &compilation)));
+        }
+        let hosts_changed = count(state.publisher.changes(&compilation));
+        if dry_run {
+            return Ok(v1::ApplyPolicyResponse {
+                revision: in_force.0,
+                problems: Vec::new(),
+                hosts_changed,
+            });
+        }
+        let source = PolicyFiles { revision, files };
+        self.store.add_policy(&source, operator).await?;
+        tracing::info!(operator, %revision, hosts_changed, "policy applied");
+        state.policy = PolicyInForce { source, set };
+        state.unfit.clear();
+        state.publisher.publish(compilation);
+        Ok(v1::ApplyPolicyResponse {
+            revision: revision.0,
+            problems: Vec::new(),
+            hosts_changed,
+        })
+    }
+
+    /// The policy files in force.
+    pub async fn policy_files(&self) -> v1::GetPolicyResponse {
+        let PolicyFiles { revision, files } = self.lock().await.policy.source.clone();
+        v1::GetPolicyResponse {
+            revision: revision.0,
+            files: files
+                .into_iter()
+                .map(|SourceFile { path, content }| v1::PolicyFile { path, content })
+                .collect(),
+        }
+    }
+
+    /// Puts a host into quarantine: for itself and for all its peers. Returns false if it was.
+    ///
+    /// # Errors
+    /// When there is no such host or no reason, or the store cannot be written.
+    pub async fn quarantine(&self, operator: &str, host: &str, reason: &str) -> Result<bool> {
+        let reason = reason.trim();
+        if reason.is_empty() {
+            return Err(Error::Invalid("give a reason: it is kept and shown".into()));
+        }
+        self.set_quarantine(operator, host, Some(reason)).await
+    }
+
+    /// Takes a host out of quarantine. Returns false if it was not in it.
+    ///
+    /// # Errors
+    /// When there is no such host, or the store cannot be written.
+    pub async fn release(&self, operator: &str, host: &str) -> Result<bool> {
+        self.set_quarantine(operator, host, None).await
+    }
+
+    async fn set_quarantine(
+        &self,
+        operator: &str,
+        name: &str,
+        reason: Option<&str>,
+    ) -> Result<bool> {
+        let mut state = self.lock().await;
+        let host = state
+            .host_named(name)
+            .ok_or_else(|| Error::NotFound(state.no_such_host(name)))?;
+        if host.quarantine.is_some() == reason.is_some() {
+            return Ok(false);
+        }
+        let id = host.id;
+        self.store.set_quarantine(id, reason).await?;
+        tracing::warn!(
+            operator,
+            host = name,
+            reason,
+            quarantined = reason.is_some(),
+            "quarantine"
+        );
+        state.set_quarantine(id, reason.map(ToOwned::to_owned));
+        // Before the answer: whoever asks next who is in sync must not hear of the policy before.
+        self.publish(&mut state).await?;
+        Ok(true)
+    }
+
+    /// Every host and how it is, by name.
+    pub async fn host_statuses(&self) -> Vec<v1::HostStatus> {
+        let state = self.lock().await;
+        let mut hosts: Vec<_> = state.hosts().collect();
+        hosts.sort_unstable_by(|left, right| left.name.cmp(&right.name));
+        hosts
+            .into_iter()
+            .map(|host| host_status(&state, host))
+            .collect()
+    }
+
+    /// The controller in numbers.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn status(&self) -> Result<v1::StatusResponse> {
+        let denials = self.store.denial_counts().await?;
+        let state = self.lock().await;
+        let hosts = |filter: &dyn Fn(&Host) -> bool| {
+            count(state.hosts().filter(|host| filter(host)).count())
+        };
+        let lost: u64 = state.hosts().map(|host| host.report.denials_lost).sum();
+        Ok(v1::StatusResponse {
+            controller_version: env!("CARGO_PKG_VERSION").to_owned(),
+            revision: state.policy.source.revision.0,
+            hosts: hosts(&|_| true),
+            hosts_connected: hosts(&|host| state.sessions.contains_key(&host.id)),
+            hosts_in_sync: hosts(&|host| in_sync(&state, host)),
+            hosts_quarantined: hosts(&|host| host.quarantine.is_some()),
+            denials_kept: denials.kept,
+            denials_lost: lost + denials.given_up,
+            security_events: self.security_events.load(Ordering::Relaxed),
+            policies: count(state.policy.set.policies.len()),
+            segments: count(state.policy.set.segments.len()),
+        })
+    }
+}
+
+/// Whether a host enforces the newest policy that was compiled for it.
+fn in_sync(state: &State, host: &Host) -> bool {
+    let desired = state
+        .publisher
+        .current(host.id)
+        .map(|publication| publication.digest);
+    desired.is_some()
+        && desired == host.report.applied_digest
+        && !state.unfit.contains_key(&host.id)
+}
+
+fn host_status(state: &State, host: &Host) -> v1::HostStatus {
+    let Host {
+        id,
+        name,
+        labels,
+        identity: _,
+        address_subnets: _,
+        addresses,
+        quarantine,
+        report,
+    } = host;
+    let refusal = state.unfit.get(id).unwrap_or(&report.refusal);
+    v1::HostStatus {
+        name: name.0.clone(),
+        identity: host.effective_identity().0,
+        labels: labels.clone().into_iter().collect(),
+        addresses: addresses.iter().copied().map(address_to_bytes).collect(),
+        refused_addresses: state.refused(*id).map(address_to_bytes).collect(),
+        connected: state.sessions.contains_key(id),
+        last_seen_unix: report.last_seen_unix,
+        applied_revision: report.applied_revision.0,
+        in_sync: in_sync(state, host),
+        refusal: refusal.clone(),
+        quarantined: quarantine.is_some(),
+        agent_version: report.agent_version.clone(),
+        kernel_release: report.kernel_release.clone(),
+        denials_lost: report.denials_lost,
+        packets_denied: report.packets_denied,
+        quarantine_reason: quarantine.clone().unwrap_or_default(),
+    }
+}
+
+/// One text for each policy that does not fit, with the hosts that it is for.
+fn unfit(state: &State, compilation: &Compilation) -> Vec<String> {
+    compilation
+        .unfit
+        .iter()
+        .map(|unfit| {
+            let mut names = unfit.hosts.iter().filter_map(|id| state.host(*id));
+            let first = names.next().map_or("nobody", |host| host.name.0.as_str());
+            let others = match names.count() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!(
+                "the policy of {first}{others} does not fit the kernel maps: {}; use fewer or \
+                 coarser rules, or subnets in place of single addresses",
+                unfit.error
+            )
+        })
+        .collect()
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,199 @@
+//! The control stream of one agent, as the controller sees it.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use proto::{Sha256Digest, spiffe::HostId, v1};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{Controller, enrol::replaced};
+use crate::{
+    error::{Error, Result},
+    publish::Watched,
+};
+
+/// What an agent says first.
+#[derive(Clone, Debug)]
+pub struct Hello {
+    /// Its version.
+    pub agent_version: String,
+    /// As `uname -r` has it.
+    pub kernel_release: String,
+    /// The addresses that it claims.
+    pub addresses: BTreeSet<IpAddr>,
+    /// What it enforces; none before its first policy.
+    pub applied: Option<Sha256Digest>,
+}
+
+/// What the task of a stream holds.
+#[derive(Debug)]
+pub struct SessionHandle {
+    /// Whose it is.
+    pub host: HostId,
+    /// Which of the host's streams it is.
+    pub number: u64,
+    /// What the host is to enforce.
+    pub policy: watch::Receiver<Watched>,
+    /// Cancelled when another stream takes over, or the host is gone.
+    pub end: CancellationToken,
+}
+
+impl TryFrom<v1::Hello> for Hello {
+    type Error = Error;
+
+    fn try_from(hello: v1::Hello) -> Result<Self> {
+        let v1::Hello {
+            agent_version,
+            kernel_release,
+            addresses,
+            applied_digest,
+        } = hello;
+        Ok(Self {
+            agent_version,
+            kernel_release,
+            addresses: claim(&addresses.unwrap_or_default())?,
+            applied: digest(&applied_digest)?,
+        })
+    }
+}
+
+/// The addresses of a claim; IPv4 addresses written as IPv6 ones are IPv4 addresses.
+pub fn claim(claim: &v1::AddressClaim) -> Result<BTreeSet<IpAddr>> {
+    let v1::AddressClaim { addresses } = claim;
+    addresses
+        .iter()
+        .map(|bytes| proto::convert::address_from_bytes(bytes).map(|it| it.to_canonical()))
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|error| Error::Invalid(format!("reading the claimed addresses: {error}")))
+}
+
+/// A digest; empty is none.
+fn digest(bytes: &[u8]) -> Result<Option<Sha256Digest>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |_| Error::Invalid(format!("a digest has {} bytes, not 32", bytes.len()));
+    bytes.try_into().map(Some).map_err(wrong)
+}
+
+impl Controller {
+    /// Takes a host's stream in, in place of one that it may have.
+    ///
+    /// # Errors
+    /// When the host has been replaced.
+    pub async fn open_session(
+        &self,
+        id: HostId,
+        source: IpAddr,
+        hello: Hello,
+    ) -> Result<SessionHandle> {
+        let Hello {
+            agent_version,
+            kernel_release,
+            addresses,
+            applied,
+        } = hello;
+        let mut state = self.lock().await;
+        let name = state.host(id).ok_or_else(|| replaced(id))?.name.clone();
+        tracing::info!(host = %name, %source, agent_version, kernel_release, "connected");
+        let (number, end) = state.open_session(id, source);
+        let policy = state.publisher.watch(id);
+        let desired = state.publisher.current(id);
+        state.report(id, |report| {
+            report.agent_version = agent_version;
+            report.kernel_release = kernel_release;
+            report.applied_digest = applied;
+            match desired {
+                Some(desired) if Some(desired.digest) == applied => {
+                    report.applied_revision = desired.policy.revision;
+                    report.refusal.clear();
+                }
+                _ if applied.is_none() => report.applied_revision = policy::Revision(0),
+                _ => {}
+            }
+        });
+        if let Some(session) = state.sessions.get_mut(&id) {
+            session.claimed = addresses;
+        }
+        self.judge(&mut state, id).await;
+        Ok(SessionHandle {
+            host: id,
+            number,
+            policy,
+            end,
+        })
+    }
+
+    /// Notes that a stream is over.
+    pub async fn close_session(&self, session: &SessionHandle) {
+        let mut state = self.lock().await;
+        state.close_session(session.host, session.number);
+        if let Some(host) = state.host(session.host) {
+            tracing::info!(host = %host.name, "disconnected");
+        }
+    }
+
+    /// Takes a change of a host's addresses.
+    pub async fn claim_addresses(&self, id: HostId, addresses: BTreeSet<IpAddr>) {
+        let mut state = self.lock().await;
+        if let Some(session) = state.sessions.get_mut(&id) {
+            session.claimed = addresses;
+        }
+        self.judge(&mut state, id).await;
+    }
+
+    /// Notes that a host enforces what was sent.
+    ///
+    /// # Errors
+    /// When the digest is not one.
+    pub async fn acknowledged(&self, id: HostId, ack: &v1::PolicyAck) -> Result<()> {
+        let v1::PolicyAck {
+            digest: bytes,
+            revision,
+            generation,
+        } = ack;
+        let applied = digest(bytes)?;
+        let mut state = self.lock().await;
+        if let Some(host) = state.host(id) {
+            tracing::debug!(host = %host.name, revision, generation, "applied");
+        }
+        state.report(id, |report| {
+            report.applied_digest = applied;
+            report.applied_revision = policy::Revision(*revision);
+            report.refusal.clear();
+        });
+        Ok(())
+    }
+
+    /// Notes that a host refused what was sent, and keeps what it had.
+    pub async fn refused(&self, id: HostId, nack: v1::PolicyNack) {
+        let v1::PolicyNack {
+            digest: _,
+            revision,
+            reason,
+        } = nack;
+        let mut state = self.lock().await;
+        if let Some(host) = state.host(id) {
+            tracing::error!(host = %host.name, revision, reason, "the host refused its policy");
+        }
+        state.report(id, |report| {
+            report.refusal = if reason.is_empty() {
+                "no reason given".into()
+            } else {
+                reason
+            };
+        });
+    }
+
+    /// Notes a host's counters.
+    pub async fn heartbeat(&self, id: HostId, heartbeat: v1::Heartbeat) {
+        let v1::Heartbeat {
+            denials_lost,
+            packets_denied,
+        } = heartbeat;
+        self.lock().await.report(id, |report| {
+            report.denials_lost = report.denials_lost.max(denials_lost);
+            report.packets_denied = packets_denied;
+        });
+    }
+}

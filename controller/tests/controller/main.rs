@@ -1,0 +1,17 @@
+//! The controller over real TLS connections, with a real store: what agents and operators see.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed step is a failed test"
+)]
+
+mod addresses;
+mod denials;
+mod enrolment;
+mod policies;
+mod process;
+mod quarantine;
+mod restart;
+mod site;
+mod trust;

@@ -1,0 +1,142 @@
+//! The program: its exit codes and its signals.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::site::Site;
+
+fn controller(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bulkhead-controller"));
+    command.args(arguments).env_remove("BULKHEAD_LOG");
+    command
+}
+
+fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = controller(arguments).output().unwrap();
+    (status.code(), String::from_utf8(stderr).unwrap())
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A controller as a process, once it serves.
+fn serve(site: &Site) -> Child {
+    let mut child = controller(&[
+        "serve",
+        "--data-dir",
+        text(&site.options.data_dir),
+        "--listen",
+        "127.0.0.1:0",
+    ])
+    .stderr(Stdio::piped())
+    .spawn()
+    .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("serving") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "it ended");
+    }
+    child.stderr = Some(log.into_inner());
+    child
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+#[tokio::test]
+async fn sigterm_ends_it_in_good_order() {
+    let site = Site::stopped().await;
+    let mut child = serve(&site);
+    signal(&child, Signal::TERM);
+    assert!(child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn two_controllers_on_one_directory_are_refused() {
+    let site = Site::stopped().await;
+    let mut child = serve(&site);
+    let (code, said) = run(&["serve", "--data-dir", text(&site.options.data_dir)]);
+    assert_eq!(code, Some(78));
+    assert!(said.contains("another controller is running"), "{said}");
+    signal(&child, Signal::KILL);
+    child.wait().unwrap();
+    // What it wrote is whole, though nobody closed it.
+    let mut child = serve(&site);
+    signal(&child, Signal::INT);
+    assert!(child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_one_of_a_controller_is_a_configuration_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, said) = run(&["serve", "--data-dir", text(dir.path())]);
+    assert_eq!(code, Some(78));
+    assert!(
+        said.contains("run `bulkhead-controller init` first"),
+        "{said}"
+    );
+
+    let site = Site::stopped().await;
+    std::fs::write(
+        site.options.data_dir.join("bulkhead.db"),
+        "garbage ".repeat(1000),
+    )
+    .unwrap();
+    let (code, said) = run(&["serve", "--data-dir", text(&site.options.data_dir)]);
+    assert_eq!(code, Some(78));
+    assert!(said.contains("is not a store"), "{said}");
+}
+
+#[test]
+fn bad_usage_is_64_and_help_is_0() {
+    for arguments in [
+        &["serve"][..],
+        &["srve"],
+        &[],
+        &["serve", "--data-dir", "x", "--store", "y"],
+    ] {
+        assert_eq!(run(arguments).0, Some(64), "{arguments:?}");
+    }
+    let mut help = controller(&["init", "--help"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut text = String::new();
+    help.stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    assert!(help.wait().unwrap().success());
+    for file in [
+        "ca.pem",
+        "ca.key",
+        "controller.pem",
+        "controller.key",
+        "bulkhead.db",
+    ] {
+        assert!(text.contains(file), "{file} in {text}");
+    }
+}
+
+#[test]
+fn init_prints_the_operators_file_and_refuses_to_do_it_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let arguments = ["init", "--data-dir", text(&data), "--operator", "bob"];
+    let output = controller(&arguments).output().unwrap();
+    assert!(output.status.success());
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(printed.trim(), text(&data.join("operator-bob.toml")));
+    let (code, said) = run(&arguments);
+    assert_eq!(code, Some(78));
+    assert!(said.contains("has a CA already"), "{said}");
+}
