@@ -1,0 +1,220 @@
+//! The command line.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::Timestamp;
+use tokio::runtime::{Builder, Runtime};
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    app::{self, Preflight},
+    capabilities,
+    config::Config,
+    enforcer::Enforcer,
+    enrol,
+    error::AgentError,
+    state::{StateDir, controllers::Controllers},
+    status::Status,
+};
+
+/// Bad usage, by the convention of sysexits.h.
+const EX_USAGE: u8 = 64;
+
+/// Enforces this host's part of the network policy in its kernel.
+#[derive(Debug, Parser)]
+#[command(name = "bulkhead-agent", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Enforce, until stopped; what the kernel enforces stays after that
+    Run(ConfigFile),
+    /// Get this host's certificate with a token, and do no more
+    Enroll {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The file that holds the token, in place of the configured one
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
+    /// End enforcement: take the programs off the interfaces and remove their maps
+    Detach(ConfigFile),
+    /// Show what this host enforces; exit 1 when that is nothing
+    Status {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// How to show it
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(
+        long = "config",
+        value_name = "FILE",
+        default_value = "/etc/bulkhead/agent.toml"
+    )]
+    path: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Output {
+    #[default]
+    Table,
+    Json,
+}
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// What kept it from being done; the error knows its exit code.
+pub fn main() -> Result<ExitCode, AgentError> {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(help) => {
+            // Help goes to stdout and is no error; a closed terminal is nobody's problem.
+            let _ = help.print();
+            return Ok(if help.use_stderr() {
+                EX_USAGE.into()
+            } else {
+                ExitCode::SUCCESS
+            });
+        }
+    };
+    match arguments.command {
+        Command::Run(config) => run(config.path),
+        Command::Enroll { config, token_file } => enroll(config, token_file),
+        Command::Detach(config) => detach(config),
+        Command::Status { config, output } => status(config, output),
+    }
+}
+
+fn run(path: PathBuf) -> Result<ExitCode, AgentError> {
+    log_from("info");
+    let config = Config::load(&path)?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = %serde_json::to_string(&config).unwrap_or_default(),
+        "starting"
+    );
+    capabilities::require()?;
+    // In this order: a token may belong to a user whose files only a capability opens.
+    let preflight = Preflight::check(config, path)?;
+    capabilities::drop_unneeded()
+        .map_err(|error| process_error("drop capabilities")(error.into()))?;
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(app::run(preflight));
+    // A call into the kernel that hangs must not keep the process.
+    runtime.shutdown_background();
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+fn enroll(config: ConfigFile, token_file: Option<PathBuf>) -> Result<ExitCode, AgentError> {
+    log_from("warn");
+    let config = Config::load(&config.path)?;
+    let token = enrol::read_token(token_file.or(config.token_file).as_deref())?;
+    let state = StateDir::open(&config.state_dir)?;
+    let mut controllers = Controllers::load(&config.controllers, &state);
+    let identity = runtime()?.block_on(async {
+        controllers.resolve().await;
+        enrol::enrol(&controllers.addresses(), &token, &config.host_name).await
+    })?;
+    identity.save(&state)?;
+    let expires = identity
+        .validity()
+        .ok()
+        .map(|validity| Timestamp::try_from(validity.not_after));
+    match expires {
+        Some(Ok(time)) => say(format_args!(
+            "enrolled as {}; certificate good until {time:.0}",
+            identity.host_name
+        )),
+        _ => say(format_args!("enrolled as {}", identity.host_name)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn detach(config: ConfigFile) -> Result<ExitCode, AgentError> {
+    log_from("warn");
+    let config = Config::load(&config.path)?;
+    capabilities::require()?;
+    // A running agent would attach again in a moment; the lock is held until all is removed.
+    let _lock = config
+        .state_dir
+        .exists()
+        .then(|| StateDir::open(&config.state_dir))
+        .transpose()?;
+    let removed = Enforcer::detach(&config.pin_dir())?;
+    if removed.is_empty() {
+        say(format_args!(
+            "nothing was attached; nothing is enforced on this host"
+        ));
+    } else {
+        for pin in removed {
+            say(format_args!("removed {pin}"));
+        }
+        say(format_args!("nothing is enforced on this host any more"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(config: ConfigFile, output: Output) -> Result<ExitCode, AgentError> {
+    log_from("warn");
+    let config = Config::load(&config.path)?;
+    let status = Status::look(&config)?;
+    match output {
+        Output::Table => say(format_args!("{}", status.to_string().trim_end())),
+        Output::Json => {
+            say(format_args!(
+                "{}",
+                serde_json::to_string(&status).unwrap_or_default()
+            ));
+        }
+    }
+    Ok(if status.is_enforcing() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Writes a line to stdout. Whoever closes it has heard enough.
+fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+fn runtime() -> Result<Runtime, AgentError> {
+    // Two workers: one may wait for the kernel or the disk while the other keeps the stream alive.
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(process_error("start threads"))
+}
+
+fn process_error(action: &'static str) -> impl FnOnce(io::Error) -> AgentError {
+    move |source| AgentError::Process { action, source }
+}
+
+/// Logs to stderr what is at least this important; `RUST_LOG` overrides it.
+fn log_from(level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

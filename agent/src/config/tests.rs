@@ -1,0 +1,130 @@
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use super::*;
+
+fn refusal(text: &str) -> String {
+    Config::parse(text).unwrap_err()
+}
+
+#[test]
+fn the_controllers_alone_are_a_complete_configuration() {
+    let config = Config::parse("controllers = ['10.0.0.1']").unwrap();
+    let controllers: Vec<_> = config.controllers.iter().map(ToString::to_string).collect();
+    assert_eq!(controllers, ["10.0.0.1:7443"]);
+    assert_eq!(config.state_dir, Path::new("/var/lib/bulkhead-agent"));
+    assert_eq!(config.pin_dir(), Path::new("/sys/fs/bpf/bulkhead/v1"));
+    assert_eq!(
+        config.host_name,
+        rustix::system::uname().nodename().to_str().unwrap()
+    );
+    assert_eq!(
+        config.failsafe,
+        Failsafe {
+            subnets: vec![],
+            tcp_ports: vec![Port::SSH]
+        }
+    );
+    assert_eq!(config.maps.flows.number(), 131_072);
+    assert_eq!(config.spool.limit_mib, 64);
+    assert_eq!(config.token_file, None);
+    assert!(config.interfaces.is_empty());
+}
+
+#[test]
+fn the_effective_configuration_reads_back_as_the_same() {
+    let config = Config::parse(
+        "controllers = ['[fd00::1]:7000', 'controller.example', 'fd00::2']\n\
+         token_file = '/run/token'\n\
+         interfaces = ['eth0']\n\
+         [failsafe]\n\
+         subnets = ['10.9.0.0/24', 'fd00:9::/64']\n\
+         tcp_ports = [22, 2222]\n\
+         [maps]\n\
+         flows = 4096\n",
+    )
+    .unwrap();
+    let controllers: Vec<_> = config.controllers.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        controllers,
+        [
+            "[fd00::1]:7000",
+            "controller.example:7443",
+            "[fd00::2]:7443"
+        ]
+    );
+    assert_eq!(
+        Config::parse(&toml::to_string(&config).unwrap()).unwrap(),
+        config
+    );
+}
+
+#[test]
+fn a_mistake_is_shown_with_its_line_and_what_to_write() {
+    for (text, line, help) in [
+        ("controllers = []", 1, "at least one"),
+        ("controllers = ['a b']", 1, "10.0.0.1:7443"),
+        ("controllers = ['a:0']", 1, "10.0.0.1:7443"),
+        ("controllers = ['a:70000']", 1, "10.0.0.1:7443"),
+        (
+            "controllers = ['a']\ncontroler = 'b'",
+            2,
+            "unknown field `controler`",
+        ),
+        (
+            "controllers = ['a']\ninterfaces = ['eth0', 'a/b']",
+            2,
+            "ip link",
+        ),
+        (
+            "controllers = ['a']\n[maps]\nflows = 12",
+            3,
+            "1024 to 16777216",
+        ),
+        (
+            "controllers = ['a']\n[failsafe]\ntcp_ports = [22, 0]",
+            3,
+            "1 to 65535",
+        ),
+        (
+            "controllers = ['a']\n[failsafe]\nsubnets = ['10.0.0.0/33']",
+            3,
+            "subnets",
+        ),
+        ("controllers = ['a'", 1, "expected"),
+    ] {
+        let message = refusal(text);
+        assert!(
+            message.contains(&format!("line {line}")),
+            "{text:?} gave {message}"
+        );
+        assert!(message.contains(help), "{text:?} gave {message}");
+    }
+}
+
+#[test]
+fn values_that_do_not_fit_together_are_refused_by_name() {
+    for (text, help) in [
+        ("controllers = ['a']\nstate_dir = 'state'", "begins with /"),
+        (
+            "controllers = ['a']\nhost_name = ''",
+            "`host_name` is empty",
+        ),
+        (
+            "controllers = ['a']\n[failsafe]\nsubnets = ['10.0.0.1/24']",
+            "write 10.0.0.0/24",
+        ),
+        ("controllers = ['a']\n[spool]\nlimit_mib = 0", "1 to 65535"),
+    ] {
+        assert!(
+            refusal(text).contains(help),
+            "{text:?} gave {}",
+            refusal(text)
+        );
+    }
+}
+
+#[test]
+fn a_missing_file_says_what_to_write() {
+    let error = Config::load(Path::new("/nonexistent/agent.toml")).unwrap_err();
+    assert!(error.to_string().contains("controllers = "), "{error}");
+}

@@ -1,0 +1,249 @@
+//! Values of the configuration that are checked as they are read, so that an error names its line.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Where a controller is: a name or an address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ControllerAddress {
+    host: String,
+    port: u16,
+}
+
+/// At least one controller.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "Vec<ControllerAddress>", into = "Vec<ControllerAddress>")]
+pub struct ControllerList(Vec<ControllerAddress>);
+
+/// The name of a network interface.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct InterfaceName(String);
+
+/// A port, 1 to 65,535.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Port(NonZeroU16);
+
+/// How many flows a map holds, 1,024 to 16,777,216.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct FlowSlots(u32);
+
+impl ControllerAddress {
+    /// The name or address; an IPv6 address stands without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The socket address, where no name has to be resolved for it.
+    #[must_use]
+    pub fn literal(&self) -> Option<SocketAddr> {
+        self.host
+            .parse()
+            .ok()
+            .map(|address: IpAddr| SocketAddr::new(address, self.port))
+    }
+}
+
+impl FromStr for ControllerAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bare = text
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(text);
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            return Ok(Self {
+                host: address.to_string(),
+                port: proto::DEFAULT_PORT,
+            });
+        }
+        if let Ok(address) = text.parse::<SocketAddr>()
+            && address.port() != 0
+        {
+            return Ok(Self {
+                host: address.ip().to_string(),
+                port: address.port(),
+            });
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => (host, port.parse().ok()),
+            None => (text, Some(proto::DEFAULT_PORT)),
+        };
+        let name_like = !host.is_empty()
+            && host
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
+        match port {
+            Some(port) if port != 0 && name_like => Ok(Self {
+                host: host.to_owned(),
+                port,
+            }),
+            _ => Err(format!(
+                "`{text}` is not where a controller can be; write a name or an address, and its port unless that is {}, such as 10.0.0.1:7443 or [fd00::1]:7443",
+                proto::DEFAULT_PORT
+            )),
+        }
+    }
+}
+
+impl fmt::Display for ControllerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.literal() {
+            Some(address) => address.fmt(f),
+            None => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl TryFrom<String> for ControllerAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<ControllerAddress> for String {
+    fn from(address: ControllerAddress) -> Self {
+        address.to_string()
+    }
+}
+
+impl ControllerList {
+    /// In the order of the file.
+    pub fn iter(&self) -> impl Iterator<Item = &ControllerAddress> {
+        self.0.iter()
+    }
+}
+
+impl TryFrom<Vec<ControllerAddress>> for ControllerList {
+    type Error = String;
+
+    fn try_from(list: Vec<ControllerAddress>) -> Result<Self, String> {
+        if list.is_empty() {
+            return Err(
+                "there is no controller; write at least one, such as [\"10.0.0.1:7443\"]"
+                    .to_owned(),
+            );
+        }
+        Ok(Self(list))
+    }
+}
+
+impl From<ControllerList> for Vec<ControllerAddress> {
+    fn from(list: ControllerList) -> Self {
+        list.0
+    }
+}
+
+impl TryFrom<String> for InterfaceName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        // The kernel's own rule: dev_valid_name() in net/core/dev.c.
+        let valid = (1..=15).contains(&name.len())
+            && name != "."
+            && name != ".."
+            && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
+        if valid {
+            Ok(Self(name))
+        } else {
+            Err(format!(
+                "`{name}` cannot be the name of an interface; write one that `ip link` lists"
+            ))
+        }
+    }
+}
+
+impl From<InterfaceName> for String {
+    fn from(name: InterfaceName) -> Self {
+        name.0
+    }
+}
+
+impl Port {
+    /// Secure shell.
+    pub const SSH: Self = match NonZeroU16::new(22) {
+        Some(port) => Self(port),
+        None => unreachable!(),
+    };
+
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        self.0.get()
+    }
+}
+
+impl TryFrom<u32> for Port {
+    type Error = String;
+
+    fn try_from(number: u32) -> Result<Self, String> {
+        u16::try_from(number)
+            .ok()
+            .and_then(NonZeroU16::new)
+            .map(Self)
+            .ok_or_else(|| format!("{number} is not a port; write 1 to 65535"))
+    }
+}
+
+impl From<Port> for u32 {
+    fn from(port: Port) -> Self {
+        port.number().into()
+    }
+}
+
+impl FlowSlots {
+    const RANGE: std::ops::RangeInclusive<u32> = 1 << 10..=1 << 24;
+
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for FlowSlots {
+    fn default() -> Self {
+        Self(131_072)
+    }
+}
+
+impl TryFrom<u32> for FlowSlots {
+    type Error = String;
+
+    fn try_from(number: u32) -> Result<Self, String> {
+        if Self::RANGE.contains(&number) {
+            Ok(Self(number))
+        } else {
+            Err(format!(
+                "a flow table cannot have {number} entries; write {} to {}",
+                Self::RANGE.start(),
+                Self::RANGE.end()
+            ))
+        }
+    }
+}
+
+impl From<FlowSlots> for u32 {
+    fn from(slots: FlowSlots) -> Self {
+        slots.0
+    }
+}

@@ -1,0 +1,351 @@
+//! One stream, from the hello to its end.
+
+use std::{future::pending, time::Duration};
+
+use policy::Revision;
+use proto::{
+    client::ChannelError,
+    convert::address_to_bytes,
+    v1::{
+        AddressClaim, AgentMessage, ControllerMessage, DenialBatch, Heartbeat, Hello, PolicyAck,
+        PolicyNack, PolicyUpdate, agent_message, controller_message,
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::block_in_place,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, transport::Channel};
+use tracing::{error, info, warn};
+
+use crate::{
+    enforcement::{ApplyAnswer, Enforcement, Facts, Gone},
+    enrol::EnrolError,
+    error::with_causes,
+    spool::{Batch, shared::SharedSpool},
+    state::policy_store::EncodedPolicy,
+    systemd,
+};
+
+/// How often the controller hears that the host is there.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long the controller may take to open the stream.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Batches sent and not yet confirmed.
+const WINDOW: u64 = 8;
+/// Messages between this task and the connection.
+const QUEUE: usize = 16;
+
+/// Why there is no stream, or no longer one.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// No connection.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The controller ended the stream with a reason.
+    #[error("the controller says: {} ({})", .0.message(), .0.code().description())]
+    Status(Box<Status>),
+    /// The controller ended the stream without one.
+    #[error("the controller ended the stream")]
+    Ended,
+    /// The controller accepted the connection and then said nothing.
+    #[error("the controller did not open the stream within {} s", PATIENCE.as_secs())]
+    Silent,
+    /// This host's certificate is too old to show.
+    #[error("the host's certificate has expired; give it a new token (`bulkhead token create`)")]
+    Expired(#[source] EnrolError),
+    /// The process is about to end.
+    #[error(transparent)]
+    EnforcementGone(#[from] Gone),
+}
+
+/// One stream's state.
+pub struct Session {
+    enforcement: Enforcement,
+    spool: SharedSpool,
+    facts: watch::Receiver<Facts>,
+    /// The update that the kernel is getting.
+    applying: Option<Applying>,
+    /// The newest update that came meanwhile. Older ones are of no use to anybody.
+    next: Option<PolicyUpdate>,
+    /// The last batch sent on this stream, and the last one confirmed.
+    sent: u64,
+    kept: u64,
+    /// The spool may have more to send.
+    more: bool,
+}
+
+struct Applying {
+    digest: Vec<u8>,
+    revision: Revision,
+    answer: ApplyAnswer,
+}
+
+impl Session {
+    /// A stream that is about to be opened.
+    pub fn new(enforcement: Enforcement, spool: SharedSpool) -> Self {
+        let facts = enforcement.facts();
+        Self {
+            enforcement,
+            spool,
+            facts,
+            applying: None,
+            next: None,
+            sent: 0,
+            kept: 0,
+            more: true,
+        }
+    }
+
+    /// Runs until the stream ends, which it does not do by itself.
+    pub async fn run(mut self, channel: Channel) -> SessionError {
+        match self.try_run(channel).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn try_run(
+        &mut self,
+        channel: Channel,
+    ) -> Result<std::convert::Infallible, SessionError> {
+        let (outgoing, messages) = mpsc::channel(QUEUE);
+        let facts = self.facts.borrow_and_update().clone();
+        let mut claimed = facts.addresses.clone();
+        send(&outgoing, agent_message::Message::Hello(hello(&facts))).await?;
+        let mut client = proto::client::agents(channel);
+        let opening = client.control(ReceiverStream::new(messages));
+        let mut incoming = timeout(PATIENCE, opening)
+            .await
+            .map_err(|_| SessionError::Silent)?
+            .map_err(refused)?
+            .into_inner();
+        info!("connected to a controller");
+        systemd::status("enforcing, connected to a controller");
+
+        let mut spooled = self.spool.watch();
+        self.spool.with(|spool| spool.rewind());
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = incoming.message() => match message.map_err(refused)? {
+                    Some(message) => self.receive(message, &outgoing).await?,
+                    None => return Err(SessionError::Ended),
+                },
+                answer = answer_of(&mut self.applying) => {
+                    self.report(answer?, &outgoing).await?;
+                }
+                _ = heartbeat.tick() => {
+                    let message = agent_message::Message::Heartbeat(self.heartbeat());
+                    send(&outgoing, message).await?;
+                }
+                changed = self.facts.changed() => {
+                    changed.map_err(|_| Gone)?;
+                    let addresses = self.facts.borrow_and_update().addresses.clone();
+                    if addresses != claimed {
+                        let claim = claim(&addresses);
+                        claimed = addresses;
+                        send(&outgoing, agent_message::Message::Addresses(claim)).await?;
+                    }
+                }
+                _ = spooled.changed() => self.more = true,
+                // Room in the queue first: a controller that takes its time with denials must
+                // not keep this loop from its policies.
+                room = outgoing.reserve(), if self.more && self.sent < self.kept + WINDOW => {
+                    let room = room.map_err(|_| SessionError::Ended)?;
+                    match self.spool.with(|spool| spool.take()) {
+                        Some(batch) => {
+                            if self.sent == 0 {
+                                self.kept = batch.sequence - 1;
+                            }
+                            self.sent = batch.sequence;
+                            room.send(wrap(agent_message::Message::Denials(batch.into())));
+                        }
+                        None => self.more = false,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn receive(
+        &mut self,
+        message: ControllerMessage,
+        outgoing: &mpsc::Sender<AgentMessage>,
+    ) -> Result<(), SessionError> {
+        match message.message {
+            Some(controller_message::Message::Policy(update)) => {
+                if self.applying.is_some() {
+                    self.next = Some(update);
+                } else {
+                    self.begin(update, outgoing).await?;
+                }
+            }
+            Some(controller_message::Message::DenialsKept(kept)) => {
+                self.kept = self.kept.max(kept.sequence.min(self.sent));
+                self.spool.with(|spool| spool.keep(kept.sequence));
+            }
+            // A controller of a later version may say more.
+            None => warn!("a message of an unknown kind came; update the agent"),
+        }
+        Ok(())
+    }
+
+    /// Checks an update and hands it to the kernel side, or refuses it.
+    async fn begin(
+        &mut self,
+        update: PolicyUpdate,
+        outgoing: &mpsc::Sender<AgentMessage>,
+    ) -> Result<(), SessionError> {
+        let PolicyUpdate { policy, digest } = update;
+        match block_in_place(|| EncodedPolicy::decode(policy.into(), &digest)) {
+            Ok(policy) => {
+                let revision = policy.policy().revision;
+                let answer = self.enforcement.apply(policy).await?;
+                self.applying = Some(Applying {
+                    digest,
+                    revision,
+                    answer,
+                });
+                Ok(())
+            }
+            Err(problem) => {
+                let reason = with_causes(&problem);
+                error!(reason, "a policy cannot be read; the old one stays");
+                // Which revision it was to be is in what cannot be read.
+                let nack = PolicyNack {
+                    digest,
+                    revision: 0,
+                    reason,
+                };
+                send(outgoing, agent_message::Message::Nack(nack)).await
+            }
+        }
+    }
+
+    /// Tells the controller what came of an update, and takes up the next one.
+    async fn report(
+        &mut self,
+        answer: Answer,
+        outgoing: &mpsc::Sender<AgentMessage>,
+    ) -> Result<(), SessionError> {
+        let Answer {
+            digest,
+            revision,
+            result,
+        } = answer;
+        let revision = revision.0;
+        let message = match result {
+            Ok(applied) => {
+                systemd::status(&format!("enforcing revision {revision}"));
+                let generation = applied.generation;
+                agent_message::Message::Ack(PolicyAck {
+                    digest,
+                    revision,
+                    generation,
+                })
+            }
+            Err(reason) => agent_message::Message::Nack(PolicyNack {
+                digest,
+                revision,
+                reason,
+            }),
+        };
+        send(outgoing, message).await?;
+        match self.next.take() {
+            Some(update) => self.begin(update, outgoing).await,
+            None => Ok(()),
+        }
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat {
+            denials_lost: self.spool.with(|spool| spool.lost()),
+            packets_denied: self.facts.borrow().packets_denied,
+        }
+    }
+}
+
+/// What came of an update.
+struct Answer {
+    digest: Vec<u8>,
+    revision: Revision,
+    result: Result<crate::enforcement::Applied, String>,
+}
+
+/// Waits for the update that is being applied; for ever where none is.
+async fn answer_of(applying: &mut Option<Applying>) -> Result<Answer, Gone> {
+    let Some(update) = applying else {
+        return pending().await;
+    };
+    let result = (&mut update.answer).await.map_err(|_| Gone)?;
+    match applying.take() {
+        Some(Applying {
+            digest, revision, ..
+        }) => Ok(Answer {
+            digest,
+            revision,
+            result,
+        }),
+        None => pending().await,
+    }
+}
+
+fn hello(facts: &Facts) -> Hello {
+    Hello {
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel_release: rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned(),
+        addresses: Some(claim(&facts.addresses)),
+        applied_digest: facts
+            .applied
+            .as_ref()
+            .map_or(Vec::new(), |applied| applied.digest.into()),
+    }
+}
+
+fn claim(addresses: &[std::net::IpAddr]) -> AddressClaim {
+    AddressClaim {
+        addresses: addresses.iter().copied().map(address_to_bytes).collect(),
+    }
+}
+
+impl From<Batch> for DenialBatch {
+    fn from(batch: Batch) -> Self {
+        let Batch {
+            sequence,
+            lost,
+            denials,
+        } = batch;
+        Self {
+            sequence,
+            lost,
+            denials: denials.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+fn wrap(message: agent_message::Message) -> AgentMessage {
+    AgentMessage {
+        message: Some(message),
+    }
+}
+
+async fn send(
+    outgoing: &mpsc::Sender<AgentMessage>,
+    message: agent_message::Message,
+) -> Result<(), SessionError> {
+    outgoing
+        .send(wrap(message))
+        .await
+        .map_err(|_| SessionError::Ended)
+}
+
+fn refused(status: Status) -> SessionError {
+    SessionError::Status(Box::new(status))
+}

@@ -1,0 +1,128 @@
+//! How the other tasks reach the enforcement task, and what they may know of it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use policy::Revision;
+use proto::Sha256Digest;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::state::policy_store::EncodedPolicy;
+
+/// Commands that wait; each sender waits for its answer, so there are never many.
+const QUEUE: usize = 8;
+
+/// What the host enforces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Names the policy to the controller.
+    pub digest: Sha256Digest,
+    /// The policy set that it is from.
+    pub revision: Revision,
+    /// The kernel's number of the tables.
+    pub generation: u32,
+}
+
+/// What the rest of the agent may know at any time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// None while the kernel enforces what the controller has to send again.
+    pub applied: Option<Applied>,
+    /// Global addresses of the policed interfaces.
+    pub addresses: Vec<IpAddr>,
+    /// Since the maps were made.
+    pub packets_denied: u64,
+    /// Since the maps were made.
+    pub events_lost: u64,
+}
+
+/// What the task answers to an apply: what is live, or why the policy was refused.
+pub type ApplyAnswer = oneshot::Receiver<Result<Applied, String>>;
+
+/// The task has ended; its process is about to.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the enforcement task has ended")]
+pub struct Gone;
+
+/// How other tasks reach the enforcement task.
+#[derive(Clone, Debug)]
+pub struct Enforcement {
+    commands: mpsc::Sender<Command>,
+    facts: watch::Receiver<Facts>,
+}
+
+/// What the task is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Enforce this policy.
+    Apply {
+        /// The policy, decoded and checked.
+        policy: Box<EncodedPolicy>,
+        /// Hears what came of it.
+        answer: oneshot::Sender<Result<Applied, String>>,
+    },
+    /// These are the controllers now: nothing may cut the way to them.
+    SetControllers {
+        /// Sorted.
+        addresses: Vec<SocketAddr>,
+        /// Hears when it is done.
+        answer: oneshot::Sender<()>,
+    },
+    /// Show that the task is alive.
+    Ping {
+        /// Hears it.
+        answer: oneshot::Sender<()>,
+    },
+}
+
+impl Enforcement {
+    /// A way to reach whoever receives the commands.
+    #[must_use]
+    pub fn new(facts: watch::Receiver<Facts>) -> (Self, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(QUEUE);
+        (Self { commands, facts }, receiver)
+    }
+
+    /// Hands a policy over; the answer comes when the kernel enforces it or has refused it.
+    ///
+    /// # Errors
+    /// When the task has ended.
+    pub async fn apply(&self, policy: EncodedPolicy) -> Result<ApplyAnswer, Gone> {
+        let (answer, receiver) = oneshot::channel();
+        let command = Command::Apply {
+            policy: Box::new(policy),
+            answer,
+        };
+        self.commands.send(command).await.map_err(|_| Gone)?;
+        Ok(receiver)
+    }
+
+    /// Opens the way to the controllers; returns when it is open.
+    ///
+    /// # Errors
+    /// When the task has ended.
+    pub async fn set_controllers(&self, addresses: Vec<SocketAddr>) -> Result<(), Gone> {
+        let (answer, receiver) = oneshot::channel();
+        let command = Command::SetControllers { addresses, answer };
+        self.commands.send(command).await.map_err(|_| Gone)?;
+        receiver.await.map_err(|_| Gone)
+    }
+
+    /// Returns when the task has shown that it works.
+    ///
+    /// # Errors
+    /// When the task has ended.
+    pub async fn ping(&self) -> Result<(), Gone> {
+        let (answer, receiver) = oneshot::channel();
+        self.commands
+            .send(Command::Ping { answer })
+            .await
+            .map_err(|_| Gone)?;
+        receiver.await.map_err(|_| Gone)
+    }
+
+    /// What is known now, and when it changes.
+    #[must_use]
+    pub fn facts(&self) -> watch::Receiver<Facts> {
+        self.facts.clone()
+    }
+}

@@ -1,0 +1,71 @@
+//! What a host must have before anything is loaded.
+
+use std::path::Path;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::kernel::KernelError;
+
+/// `BPF_FS_MAGIC` of `include/uapi/linux/magic.h`.
+const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
+/// The oldest kernel that the programs are made for.
+const OLDEST: (u32, u32) = (5, 10);
+
+/// Checks the kernel's release, and that `bpffs` is a BPF file system.
+///
+/// # Errors
+/// [`KernelError::TooOld`] and [`KernelError::NoBpffs`].
+pub fn check(bpffs: &Path) -> Result<(), KernelError> {
+    if running().is_none_or(|version| version < OLDEST) {
+        let release = rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned();
+        return Err(KernelError::TooOld { release });
+    }
+    let is_bpffs = rustix::fs::statfs(bpffs)
+        .is_ok_and(|status| u32::try_from(status.f_type).is_ok_and(|kind| kind == BPF_FS_MAGIC));
+    if is_bpffs {
+        Ok(())
+    } else {
+        Err(KernelError::NoBpffs {
+            path: bpffs.to_owned(),
+        })
+    }
+}
+
+/// Before 5.11 the kernel counts maps against the limit of locked memory, 64 KiB by default.
+pub fn lift_memory_limit() {
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        // Newer kernels do not ask for it; on older ones making the maps says what is wrong.
+        tracing::debug!(%error, "the limit of locked memory stays");
+    }
+}
+
+/// The first two numbers of the running kernel's release.
+pub fn running() -> Option<(u32, u32)> {
+    version(&rustix::system::uname().release().to_string_lossy())
+}
+
+/// The first two numbers of a release such as `6.1.0-18-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn a_release_is_read_up_to_its_minor_number() {
+        assert_eq!(version("6.1.0-18-amd64"), Some((6, 1)));
+        assert_eq!(version("5.10.218"), Some((5, 10)));
+        assert_eq!(version("6.18-rc1"), Some((6, 18)));
+        assert_eq!(version("unknown"), None);
+    }
+}

@@ -1,0 +1,138 @@
+//! What the rule numbers in events mean: the rules of the last generations.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use datapath::{
+    Reason,
+    layout::{Event, event_kind},
+};
+use policy::{Direction, HostPolicy, Origin, Revision, Tier};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::denial::Denial;
+
+/// Generations that are remembered: an event may wait in the ring while policy moves on.
+const REMEMBERED: usize = 16;
+
+/// The rules of the last generations, shared by the enforcer and the reader of events.
+#[derive(Clone, Debug, Default)]
+pub struct RuleBook(Arc<Mutex<VecDeque<Page>>>);
+
+#[derive(Debug)]
+struct Page {
+    generation: u32,
+    policy: Arc<HostPolicy>,
+}
+
+impl RuleBook {
+    /// Remembers the rules of a generation.
+    pub fn insert(&self, generation: u32, policy: Arc<HostPolicy>) {
+        let mut pages = self.pages();
+        pages.retain(|page| page.generation != generation);
+        pages.push_front(Page { generation, policy });
+        pages.truncate(REMEMBERED);
+    }
+
+    /// The rules of a generation.
+    #[must_use]
+    pub fn policy(&self, generation: u32) -> Option<Arc<HostPolicy>> {
+        self.pages()
+            .iter()
+            .find(|page| page.generation == generation)
+            .map(|page| Arc::clone(&page.policy))
+    }
+
+    /// What an event reports. Events of rules with `log: true` are no denials: they are logged here.
+    #[must_use]
+    pub fn resolve(&self, event: &Event) -> Option<Denial> {
+        let policy = self.policy(event.generation);
+        let rule = policy
+            .as_ref()
+            .and_then(|policy| policy.rules.get(event.ruling.rule() as usize));
+        let (tier, origin, revision) = match (rule, &policy) {
+            (Some(rule), Some(policy)) => (rule.tier, Arc::clone(&rule.origin), policy.revision),
+            // Judged before this agent's memory began; the packet was denied all the same.
+            _ => (
+                Tier::Default,
+                Arc::new(forgotten(event.ruling.rule())),
+                Revision(0),
+            ),
+        };
+        let denial = Denial {
+            time_ns: unix_time_of(event.time),
+            direction: match datapath::Direction::from_number(event.direction) {
+                datapath::Direction::Ingress => Direction::Ingress,
+                datapath::Direction::Egress => Direction::Egress,
+            },
+            reason: Reason::from_number(event.reason)
+                .map_or("unknown", Reason::word)
+                .to_owned(),
+            tier,
+            origin,
+            revision,
+            generation: event.generation,
+            protocol: event.protocol,
+            local_address: address(event.family, event.local),
+            peer_address: address(event.family, event.remote),
+            local_port: event.local_port,
+            peer_port: event.remote_port,
+            packets: event.packets,
+            staged: event.kind == event_kind::STAGED,
+        };
+        if event.kind == event_kind::LOGGED {
+            tracing::info!(
+                direction = %denial.direction,
+                protocol = denial.protocol,
+                local = %denial.local_address,
+                local_port = denial.local_port,
+                peer = %denial.peer_address,
+                peer_port = denial.peer_port,
+                rule = denial.origin.rule,
+                file = denial.origin.file,
+                line = denial.origin.line,
+                "flow allowed"
+            );
+            return None;
+        }
+        Some(denial)
+    }
+
+    fn pages(&self) -> MutexGuard<'_, VecDeque<Page>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn forgotten(rule: u32) -> Origin {
+    Origin {
+        rule: format!("rule {rule} of an earlier agent"),
+        file: String::new(),
+        line: 0,
+    }
+}
+
+fn address(family: u8, bytes: [u8; 16]) -> IpAddr {
+    match family {
+        4 => Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into(),
+        _ => Ipv6Addr::from(bytes).into(),
+    }
+}
+
+/// Nanoseconds since the Unix epoch of a moment on the monotonic clock.
+fn unix_time_of(monotonic: u64) -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let now = u64::try_from(now.tv_sec)
+        .unwrap_or_default()
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::try_from(now.tv_nsec).unwrap_or_default());
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since_epoch.as_nanos())
+        .unwrap_or(u64::MAX)
+        .saturating_sub(now.saturating_sub(monotonic))
+}

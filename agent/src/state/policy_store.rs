@@ -1,0 +1,249 @@
+//! The last good policy on disk, exact across a crash at any moment.
+//!
+//! A policy is written as `candidate` before the kernel gets it and takes the name `good` after the
+//! kernel enforces it. A crash in between is settled on the next start by asking the kernel which
+//! policy is live. So a policy that does not work is never the good one, and a restart never
+//! brings an older policy back.
+
+use policy::HostPolicy;
+use proto::{DecodeError, Sha256Digest};
+
+use super::{StateDir, StateError};
+use crate::error::with_causes;
+
+const GOOD: &str = "policy.good";
+const CANDIDATE: &str = "policy.candidate";
+const MAGIC: &[u8] = b"bulkhead policy 1\n";
+
+/// A policy with the bytes that it came in. They are kept as they are: a controller of a later
+/// version may say more in them than this agent knows, and the digest is of all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedPolicy {
+    policy: HostPolicy,
+    encoded: Vec<u8>,
+    digest: Sha256Digest,
+}
+
+/// The two files.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyStore<'a> {
+    state: &'a StateDir,
+}
+
+impl EncodedPolicy {
+    /// What the controller sent, or the disk kept.
+    ///
+    /// # Errors
+    /// When the bytes do not have the digest, or hold no policy.
+    pub fn decode(encoded: Vec<u8>, digest: &[u8]) -> Result<Self, DecodeError> {
+        let policy = proto::decode_host_policy(&encoded, digest)?;
+        let digest = digest.try_into().map_err(|_| DecodeError::Digest)?;
+        Ok(Self {
+            policy,
+            encoded,
+            digest,
+        })
+    }
+
+    /// A policy of this agent's own.
+    #[must_use]
+    pub fn encode(policy: HostPolicy) -> Self {
+        let (encoded, digest) = proto::encode_host_policy(&policy);
+        Self {
+            policy,
+            encoded,
+            digest,
+        }
+    }
+
+    /// What is to be enforced.
+    #[must_use]
+    pub fn policy(&self) -> &HostPolicy {
+        &self.policy
+    }
+
+    /// Names the policy, to the controller and to the kernel.
+    #[must_use]
+    pub fn digest(&self) -> Sha256Digest {
+        self.digest
+    }
+
+    fn to_file(&self) -> Vec<u8> {
+        [MAGIC, &self.digest, &self.encoded].concat()
+    }
+
+    fn from_file(content: &[u8]) -> Result<Self, String> {
+        let (digest, encoded) = content
+            .strip_prefix(MAGIC)
+            .ok_or("it is not a policy file")?
+            .split_first_chunk::<32>()
+            .ok_or("it is cut short")?;
+        Self::decode(encoded.to_vec(), digest).map_err(|error| with_causes(&error))
+    }
+}
+
+impl<'a> PolicyStore<'a> {
+    /// The store in a state directory.
+    #[must_use]
+    pub fn new(state: &'a StateDir) -> Self {
+        Self { state }
+    }
+
+    /// The policy that a start takes up. Where the kernel enforces one, `live` names it, and it is
+    /// that one, or none where it is not on disk. Otherwise it is the last good one.
+    ///
+    /// # Errors
+    /// When a file is damaged or cannot be read or renamed.
+    pub fn recover(&self, live: Option<Sha256Digest>) -> Result<Option<EncodedPolicy>, StateError> {
+        let Some(live) = live else { return self.good() };
+        // Only a candidate that the kernel took is good. One that was never taken, or that a crash
+        // cut short, is left for the next one to overwrite.
+        if let Ok(Some(candidate)) = self.read(CANDIDATE)
+            && candidate.digest == live
+        {
+            self.promote()?;
+        }
+        Ok(self.good()?.filter(|good| good.digest == live))
+    }
+
+    /// The last good policy as its file stands.
+    ///
+    /// # Errors
+    /// When the file is damaged or cannot be read.
+    pub fn good(&self) -> Result<Option<EncodedPolicy>, StateError> {
+        self.read(GOOD)
+    }
+
+    /// Writes a policy that the kernel is about to get.
+    ///
+    /// # Errors
+    /// When it cannot be written; the kernel must then not get it.
+    pub fn stage(&self, policy: &EncodedPolicy) -> Result<(), StateError> {
+        self.state.replace(CANDIDATE, &policy.to_file())
+    }
+
+    /// Makes the candidate, which the kernel now enforces, the last good policy.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub fn promote(&self) -> Result<(), StateError> {
+        self.state.rename(CANDIDATE, GOOD)
+    }
+
+    fn read(&self, name: &str) -> Result<Option<EncodedPolicy>, StateError> {
+        let Some(content) = self.state.read(name)? else {
+            return Ok(None);
+        };
+        EncodedPolicy::from_file(&content)
+            .map(Some)
+            .map_err(|problem| StateError::Damaged {
+                path: self.state.file(name),
+                problem,
+                remedy: "remove it; the controller sends the policy again",
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use policy::{Identity, Revision};
+
+    use super::*;
+
+    fn policy(revision: u64) -> EncodedPolicy {
+        EncodedPolicy::encode(HostPolicy {
+            revision: Revision(revision),
+            identity: Identity::FIRST,
+            rules: Vec::new(),
+            addresses: [("10.0.0.1".parse().unwrap(), Identity::FIRST)].into(),
+        })
+    }
+
+    fn store_with_good(state: &StateDir, revision: u64) -> EncodedPolicy {
+        let store = PolicyStore::new(state);
+        let good = policy(revision);
+        store.stage(&good).unwrap();
+        store.promote().unwrap();
+        good
+    }
+
+    #[test]
+    fn a_crash_before_the_kernel_took_a_policy_keeps_the_old_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        let store = PolicyStore::new(&state);
+        assert_eq!(store.recover(None).unwrap(), None);
+
+        let good = store_with_good(&state, 1);
+        store.stage(&policy(2)).unwrap();
+        assert_eq!(
+            store.recover(Some(good.digest)).unwrap(),
+            Some(good.clone())
+        );
+        // After a reboot the kernel enforces nothing.
+        assert_eq!(store.recover(None).unwrap(), Some(good));
+    }
+
+    #[test]
+    fn a_crash_after_the_kernel_took_a_policy_keeps_the_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        let store = PolicyStore::new(&state);
+        store_with_good(&state, 1);
+        let newer = policy(2);
+        store.stage(&newer).unwrap();
+        assert_eq!(
+            store.recover(Some(newer.digest)).unwrap(),
+            Some(newer.clone())
+        );
+        assert_eq!(
+            store.recover(None).unwrap(),
+            Some(newer),
+            "it stays the good one"
+        );
+    }
+
+    #[test]
+    fn a_damaged_policy_is_never_enforced() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        let good = store_with_good(&state, 1);
+        let whole = state.read(GOOD).unwrap().unwrap();
+        for length in 0..whole.len() {
+            state.replace(GOOD, &whole[..length]).unwrap();
+            let error = PolicyStore::new(&state)
+                .recover(Some(good.digest))
+                .unwrap_err();
+            assert!(
+                matches!(error, StateError::Damaged { .. }),
+                "cut to {length}: {error}"
+            );
+        }
+        let mut flipped = whole.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        state.replace(GOOD, &flipped).unwrap();
+        assert!(PolicyStore::new(&state).good().is_err());
+    }
+
+    #[test]
+    fn a_torn_candidate_does_not_stand_in_the_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        let good = store_with_good(&state, 1);
+        state.replace(CANDIDATE, b"bulkhead pol").unwrap();
+        let store = PolicyStore::new(&state);
+        assert_eq!(store.recover(Some(good.digest)).unwrap(), Some(good));
+    }
+
+    #[test]
+    fn what_the_kernel_enforces_is_not_replaced_by_an_older_policy() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        let good = store_with_good(&state, 1);
+        let store = PolicyStore::new(&state);
+        assert_eq!(store.recover(Some([7; 32])).unwrap(), None);
+        assert_eq!(store.recover(None).unwrap(), Some(good));
+    }
+}

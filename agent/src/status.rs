@@ -1,0 +1,150 @@
+//! `bulkhead-agent status`: what this host enforces, as its kernel and its disk have it.
+
+use std::{collections::BTreeMap, fmt, path::Path};
+
+use jiff::Timestamp;
+use policy::Revision;
+use serde::Serialize;
+
+use crate::{
+    config::Config,
+    enforcer::{Enforcer, Inspection},
+    error::AgentError,
+    spool,
+    state::{StateDir, StateError, identity::HostIdentity, policy_store::PolicyStore},
+};
+
+/// Everything that can be known without the controller and without a running agent.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// As the controller knows the host; none before enrolment.
+    host_name: Option<String>,
+    controllers: Vec<String>,
+    certificate_expires: Option<Timestamp>,
+    /// Whether the kernel has live tables, on at least one interface.
+    enforcing: bool,
+    interfaces: Vec<String>,
+    generation: Option<u32>,
+    /// Of the policy that the kernel enforces; 0 while none has come.
+    revision: Option<Revision>,
+    /// Of the policy that a reboot would bring.
+    last_good_revision: Option<Revision>,
+    packets_denied: u64,
+    events_lost: u64,
+    /// The datapath's own counters, those above 0.
+    reasons: BTreeMap<&'static str, u64>,
+    spool_bytes: u64,
+    spool_limit_bytes: u64,
+}
+
+impl Status {
+    /// Looks.
+    ///
+    /// # Errors
+    /// When the state directory or the pins cannot be read.
+    pub fn look(config: &Config) -> Result<Self, AgentError> {
+        let state = StateDir::peek(&config.state_dir);
+        let identity = HostIdentity::load(&state)?;
+        let validity = identity
+            .as_ref()
+            .and_then(|identity| identity.validity().ok());
+        let good = PolicyStore::new(&state).good()?;
+        let inspection = Enforcer::inspect(&config.pin_dir())?;
+        let spool_bytes = spool_size(&state.file("spool"))?;
+        let (live, interfaces, counters) = match inspection {
+            Some(Inspection {
+                live,
+                interfaces,
+                counters,
+            }) => (live, interfaces, Some(counters)),
+            None => (None, Vec::new(), None),
+        };
+        Ok(Self {
+            certificate_expires: validity
+                .and_then(|validity| Timestamp::try_from(validity.not_after).ok()),
+            host_name: identity.map(|identity| identity.host_name),
+            controllers: config.controllers.iter().map(ToString::to_string).collect(),
+            enforcing: live.is_some() && !interfaces.is_empty(),
+            interfaces,
+            generation: live.map(|live| live.generation),
+            revision: live.map(|live| live.revision),
+            last_good_revision: good.map(|good| good.policy().revision),
+            packets_denied: counters
+                .as_ref()
+                .map_or(0, |counters| counters.packets_denied),
+            events_lost: counters.as_ref().map_or(0, |counters| counters.events_lost),
+            reasons: counters
+                .map_or(Vec::new(), |counters| counters.reasons)
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            spool_bytes,
+            spool_limit_bytes: config.spool_bytes(),
+        })
+    }
+
+    /// Whether the host enforces anything.
+    #[must_use]
+    pub fn is_enforcing(&self) -> bool {
+        self.enforcing
+    }
+}
+
+fn spool_size(path: &Path) -> Result<u64, StateError> {
+    spool::size(path).map_err(|source| StateError::Io {
+        action: "read the directory",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// A table for people.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut row =
+            |name: &str, value: String| writeln!(f, "{}", format!("{name:<18}{value}").trim_end());
+        let or = |value: Option<String>, without: &str| value.unwrap_or_else(|| without.to_owned());
+        row("host", or(self.host_name.clone(), "not enrolled"))?;
+        row("controllers", self.controllers.join(", "))?;
+        let expires = self
+            .certificate_expires
+            .map(|time| format!("good until {time:.0}"));
+        row("certificate", or(expires, "none"))?;
+        let policed = match self.interfaces.join(", ") {
+            names if self.enforcing => format!("on {names}"),
+            _ => "off: nothing is denied on this host".to_owned(),
+        };
+        row("enforcement", policed)?;
+        row(
+            "generation",
+            or(self.generation.map(|number| number.to_string()), "none"),
+        )?;
+        let revision = match (self.revision, self.last_good_revision) {
+            (Some(Revision(0)) | None, None) => "none: no policy has come yet".to_owned(),
+            (Some(live), good) if good != Some(live) => {
+                let good = good.map_or("none".to_owned(), |good| good.to_string());
+                format!("{live} (a reboot would bring {good})")
+            }
+            (Some(live), _) => live.to_string(),
+            (None, Some(good)) => format!("none ({good} is on disk, for the next run)"),
+        };
+        row("revision", revision)?;
+        row("packets denied", self.packets_denied.to_string())?;
+        row("events lost", self.events_lost.to_string())?;
+        if !self.reasons.is_empty() {
+            row("packets by reason", String::new())?;
+        }
+        for (reason, count) in &self.reasons {
+            row(&format!("  {reason}"), count.to_string())?;
+        }
+        let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, ((bytes % (1 << 20)) * 10) >> 20);
+        row(
+            "spool",
+            format!(
+                "{} of {}",
+                mib(self.spool_bytes),
+                mib(self.spool_limit_bytes)
+            ),
+        )
+    }
+}
