@@ -1,0 +1,20 @@
+//! `bulkhead policy`: everything about policy files.
+
+mod apply;
+mod check;
+mod eval;
+mod reach;
+
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check policy files, offline: every mistake at once, with its line
+    Check(check::Check),
+    /// Make the files the policy of all hosts, and wait until they enforce it
+    Apply(apply::Apply),
+    /// Answer whether flows pass, offline, with the rule that decides on each side
+    Eval(eval::Eval),
+    /// Show which host can reach which on what, offline and exact
+    Reach(reach::Reach),
+}

@@ -1,0 +1,225 @@
+//! Policy files and inventories, from disk.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use policy::{Inventory, PolicySet, Problems, SourceFile, parse};
+
+use crate::{exit::Failure, output::count};
+
+const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
+
+/// Reads the policy files that the paths name: files as they are, directories with all that is below
+/// them (`*.yaml`, `*.yml`, `*.json`, nothing hidden), sorted, each file once.
+///
+/// # Errors
+/// Every path that does not exist, cannot be read, has no policy file below it or is not UTF-8, all
+/// at once.
+pub fn policies(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
+    let mut found = Found::default();
+    for path in paths {
+        let before = found.files.len();
+        match fs::metadata(path) {
+            Err(error) => found.usage.push(format!("{}: {error}", path.display())),
+            Ok(metadata) if metadata.is_dir() => {
+                found.directory(path);
+                if found.files.len() == before && found.usage.is_empty() {
+                    found.usage.push(format!(
+                        "{}: no policy files here; they end in .yaml, .yml or .json",
+                        path.display()
+                    ));
+                }
+            }
+            Ok(_) => found.file(path),
+        }
+    }
+    if !found.usage.is_empty() {
+        return Err(Failure::usage(found.usage.join("\n")).into());
+    }
+    read(&found.files)
+}
+
+/// Reads, parses and checks policy files for a command that needs them to be right.
+///
+/// # Errors
+/// What [`policies`] refuses, and every problem in the files, rendered.
+pub fn policy_set(paths: &[PathBuf]) -> Result<PolicySet> {
+    let files = policies(paths)?;
+    parse(&files).map_err(|problems| Failure::refused(render(&problems)).into())
+}
+
+/// Reads an inventory file.
+///
+/// # Errors
+/// A file that cannot be read, and every problem in it, rendered.
+pub fn inventory(path: &Path) -> Result<Inventory> {
+    let file = read(&[path.to_owned()])?.remove(0);
+    Inventory::parse(&file).map_err(|problems| Failure::refused(render(&problems)).into())
+}
+
+fn render(problems: &Problems) -> String {
+    format!("{}\n{problems}", count(problems.0.len(), "problem"))
+}
+
+#[derive(Default)]
+struct Found {
+    files: Vec<PathBuf>,
+    /// Canonical paths of files and directories, so that links neither repeat a file nor loop.
+    seen: BTreeSet<PathBuf>,
+    usage: Vec<String>,
+}
+
+impl Found {
+    fn directory(&mut self, directory: &Path) {
+        if !self.is_new(directory) {
+            return;
+        }
+        let entries = fs::read_dir(directory).and_then(|entries| {
+            entries
+                .map(|entry| Ok(entry?.path()))
+                .collect::<std::io::Result<BTreeSet<_>>>()
+        });
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.usage.push(format!("{}: {error}", directory.display()));
+                return;
+            }
+        };
+        for path in entries.iter().filter(|path| !is_hidden(path)) {
+            // A link is what it points to: a mounted ConfigMap is nothing but links.
+            if path.is_dir() {
+                self.directory(path);
+            } else if has_policy_extension(path) {
+                self.file(path);
+            }
+        }
+    }
+
+    fn file(&mut self, path: &Path) {
+        if self.is_new(path) {
+            self.files.push(path.to_owned());
+        }
+    }
+
+    fn is_new(&mut self, path: &Path) -> bool {
+        // What has no canonical path, such as a pipe, cannot be met twice either.
+        path.canonicalize()
+            .map_or(true, |path| self.seen.insert(path))
+    }
+}
+
+fn read(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
+    let mut files = Vec::with_capacity(paths.len());
+    let mut unreadable = Vec::new();
+    let mut invalid = Vec::new();
+    for path in paths {
+        let name = path
+            .strip_prefix("./")
+            .unwrap_or(path)
+            .display()
+            .to_string();
+        match fs::read(path).map(String::from_utf8) {
+            Err(error) => unreadable.push(format!("{name}: {error}")),
+            Ok(Err(error)) => {
+                let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+                let start = valid
+                    .iter()
+                    .rposition(|&byte| byte == b'\n')
+                    .map_or(0, |end| end + 1);
+                let column = String::from_utf8_lossy(&valid[start..]).chars().count() + 1;
+                invalid.push(format!(
+                    "{name}:{line}:{column}: not UTF-8 text; save the file as UTF-8"
+                ));
+            }
+            Ok(Ok(content)) => files.push(SourceFile {
+                path: name,
+                content,
+            }),
+        }
+    }
+    if !unreadable.is_empty() {
+        unreadable.append(&mut invalid);
+        return Err(Failure::usage(unreadable.join("\n")).into());
+    }
+    if !invalid.is_empty() {
+        return Err(Failure::refused(invalid.join("\n")).into());
+    }
+    Ok(files)
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+fn has_policy_extension(path: &Path) -> bool {
+    path.extension()
+        .and_then(OsStr::to_str)
+        .is_some_and(|extension| EXTENSIONS.contains(&extension))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    fn names(root: &Path, files: &[SourceFile]) -> Vec<String> {
+        let root = format!("{}/", root.display());
+        files
+            .iter()
+            .map(|file| file.path.replace(&root, ""))
+            .collect()
+    }
+
+    #[test]
+    fn directories_are_read_recursively_sorted_and_each_file_once() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path();
+        fs::create_dir_all(path.join("b/deep")).unwrap();
+        fs::create_dir_all(path.join(".git")).unwrap();
+        for name in [
+            "z.yml",
+            "a.yaml",
+            "b/deep/c.json",
+            "notes.txt",
+            ".git/x.yaml",
+            "b/.h.yaml",
+        ] {
+            fs::write(path.join(name), "x").unwrap();
+        }
+        std::os::unix::fs::symlink(path, path.join("b/loop")).unwrap();
+        let files = policies(&[path.to_owned(), path.join("z.yml")]).unwrap();
+        assert_eq!(names(path, &files), ["a.yaml", "b/deep/c.json", "z.yml"]);
+    }
+
+    #[test]
+    fn every_unusable_path_is_named_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let missing = root.path().join("missing.yaml");
+        let error = policies(&[missing.clone(), root.path().join("gone")]).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("missing.yaml") && text.contains("gone"),
+            "{text}"
+        );
+        let error = policies(&[root.path().to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("no policy files here"), "{error}");
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_is_shown_by_line_and_column() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("latin1.yaml");
+        fs::write(&file, b"kind: Segment\nname: \xe9t\xe9\n").unwrap();
+        let error = policies(&[file]).unwrap_err().to_string();
+        assert!(error.contains("latin1.yaml:2:7: not UTF-8"), "{error}");
+    }
+}

@@ -1,0 +1,11 @@
+//! The real binary, from the command line to its exit code.
+
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod applying;
+mod controller;
+mod credentials;
+mod offline;
+mod online;
+mod run;
+mod watching;
