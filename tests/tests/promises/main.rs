@@ -1,0 +1,19 @@
+//! The promises of the design, end to end: real programs, real sockets, the real kernel.
+//!
+//! Each test boots a lab of its own, so all of them can run at once.
+
+#![forbid(unsafe_code)]
+
+mod a_host_that_cannot_enforce_says_why;
+mod an_invalid_policy_never_replaces_a_valid_one;
+mod every_denial_names_its_rule;
+mod losing_the_agent_changes_nothing;
+mod losing_the_controller_changes_nothing;
+mod nobody_is_who_they_say_they_are;
+mod observing_lets_pass_and_reports;
+mod one_packet_one_revision;
+mod policies;
+mod quarantine_outranks_everything;
+mod revoked_means_cut;
+mod the_demo_keeps_its_word;
+mod what_no_policy_allows_is_denied;
