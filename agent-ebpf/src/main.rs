@@ -33,7 +33,7 @@ fn judge(context: &TcContext, direction: Direction) -> i32 {
     let now = unsafe { bpf_ktime_get_ns() };
     match datapath::decide(&Skb(context), direction, &KernelTables, now) {
         Verdict::Pass => TC_ACT_UNSPEC,
-        Verdict::Drop => TC_ACT_SHOT as i32,
+        Verdict::Drop => TC_ACT_SHOT,
     }
 }
 

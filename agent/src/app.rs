@@ -117,6 +117,9 @@ async fn start(preflight: Preflight) -> Result<Tasks, AgentError> {
     let identity = match standing {
         Standing::Enrolled(identity) => identity,
         Standing::Token(token) => {
+            // This host was never given a policy, so there is none for the network to wait for; and
+            // enrolling takes the network.
+            systemd::ready();
             first_enrolment(&config, &state, &mut controllers, &token).await?
         }
     };

@@ -156,16 +156,16 @@ fn detach(config: ConfigFile) -> Result<ExitCode, AgentError> {
         .exists()
         .then(|| StateDir::open(&config.state_dir))
         .transpose()?;
-    let removed = Enforcer::detach(&config.pin_dir())?;
-    if removed.is_empty() {
-        say(format_args!(
-            "nothing was attached; nothing is enforced on this host"
-        ));
-    } else {
-        for pin in removed {
-            say(format_args!("removed {pin}"));
+    match Enforcer::detach(&config.pin_dir())? {
+        None => say(format_args!(
+            "nothing was pinned; nothing is enforced on this host"
+        )),
+        Some(interfaces) => {
+            for interface in interfaces {
+                say(format_args!("detached from {interface}"));
+            }
+            say(format_args!("nothing is enforced on this host any more"));
         }
-        say(format_args!("nothing is enforced on this host any more"));
     }
     Ok(ExitCode::SUCCESS)
 }

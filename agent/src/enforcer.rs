@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     denial::Denial,
-    interfaces::{self, Interface, Unfit},
+    interfaces::{self, Unfit},
     kernel::{self, Events, KernelError, Maps, Programs},
     local_tiers::LocalTiers,
     lower::lower,
@@ -248,12 +248,18 @@ impl Enforcer {
         Ok(counters_of(self.maps.reasons()?))
     }
 
-    /// Removes everything: enforcement ends. Returns what was removed.
+    /// Removes everything: enforcement ends. The interfaces that it ended on; `None` when nothing was
+    /// pinned.
     ///
     /// # Errors
     /// [`EnforceError::Kernel`].
-    pub fn detach(pin_dir: &Path) -> Result<Vec<String>, EnforceError> {
-        Ok(kernel::detach(pin_dir, &interfaces::all())?)
+    pub fn detach(pin_dir: &Path) -> Result<Option<Vec<String>>, EnforceError> {
+        if !pin_dir.exists() {
+            return Ok(None);
+        }
+        let attached = attached_names(pin_dir);
+        kernel::detach(pin_dir, &interfaces::all())?;
+        Ok(Some(attached))
     }
 
     /// Reads the pins; `None` when there are none.
@@ -265,12 +271,7 @@ impl Enforcer {
             return Ok(None);
         }
         let maps = Maps::open(pin_dir)?;
-        let attached = kernel::attached_indices(pin_dir);
-        let interfaces = interfaces::all()
-            .into_iter()
-            .filter(|Interface { index, .. }| attached.contains(index))
-            .map(|interface| interface.name)
-            .collect();
+        let interfaces = attached_names(pin_dir);
         let counters = counters_of(maps.reasons()?);
         Ok(Some(Inspection {
             live: maps.live()?.map(live_of),
@@ -278,6 +279,16 @@ impl Enforcer {
             counters,
         }))
     }
+}
+
+/// The names of the interfaces that the pinned links are on.
+fn attached_names(pin_dir: &Path) -> Vec<String> {
+    let attached = kernel::attached_indices(pin_dir);
+    interfaces::all()
+        .into_iter()
+        .filter(|interface| attached.contains(&interface.index))
+        .map(|interface| interface.name)
+        .collect()
 }
 
 fn live_of(settings: datapath::layout::Settings) -> Live {

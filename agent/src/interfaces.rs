@@ -23,14 +23,19 @@ pub enum Unfit {
     NotEthernet,
 }
 
-/// The interfaces named in the config; with none named, every Ethernet interface that has an
-/// address and is no bridge: those that carry traffic to other hosts.
+/// The interfaces named in the config; with none named, those that carry traffic to other hosts: every
+/// Ethernet interface that is a device or has an address, and is no bridge.
 #[must_use]
 pub fn policed(configured: &[String]) -> (Vec<Interface>, Vec<(String, Unfit)>) {
     let names: BTreeSet<String> = if configured.is_empty() {
-        with_addresses()
+        let addressed = with_addresses().into_iter().map(|(name, _)| name);
+        // A device counts before it has an address: enforcement comes before the network.
+        let devices = all()
             .into_iter()
-            .map(|(name, _)| name)
+            .map(|interface| interface.name)
+            .filter(|name| path(name, "device").exists());
+        addressed
+            .chain(devices)
             .filter(|name| automatic(name))
             .collect()
     } else {

@@ -180,14 +180,7 @@ impl Programs {
         // An error means that the qdisc is there already; if it was another, attaching fails.
         let _ = qdisc_add_clsact(&interface.name);
         let program = program(&mut self.ebpf, hook)?;
-        let existing = SchedClassifierLink::attached(
-            &interface.name,
-            hook.attach_type,
-            FILTER_PRIORITY,
-            FILTER_HANDLE,
-            None,
-        )
-        .map_err(|error| KernelError::io(doing(), error))?;
+        let existing = filter(interface, hook).map_err(|error| KernelError::io(doing(), error))?;
         let id = match program.attach_to_link(existing) {
             Ok(id) => id,
             Err(_) => {
@@ -280,40 +273,23 @@ fn bpffs_of(pin_dir: &Path) -> &Path {
     pin_dir.ancestors().nth(2).unwrap_or(pin_dir)
 }
 
-/// Removes links and maps: enforcement ends, interface by interface. Returns what was removed.
+/// Removes links and maps: enforcement ends, interface by interface.
 ///
 /// # Errors
 /// [`KernelError::Io`]: some of it may be gone already; another call does the rest.
-pub fn detach(pin_dir: &Path, interfaces: &[Interface]) -> Result<Vec<String>, KernelError> {
-    let mut removed = Vec::new();
-    let mut remove = |path: PathBuf| -> Result<(), KernelError> {
-        fs::remove_file(&path)
-            .map_err(|error| KernelError::io(format!("removing {}", path.display()), error))?;
-        removed.push(path.display().to_string());
-        Ok(())
-    };
-    for pin in pinned_links(pin_dir) {
-        remove(pin)?;
-    }
-    for pin in entries(pin_dir).into_iter().filter(|path| !path.is_dir()) {
-        remove(pin)?;
-    }
+pub fn detach(pin_dir: &Path, interfaces: &[Interface]) -> Result<(), KernelError> {
     if !has_tcx() {
         for interface in interfaces {
             for hook in &HOOKS {
-                let link = SchedClassifierLink::attached(
-                    &interface.name,
-                    hook.attach_type,
-                    FILTER_PRIORITY,
-                    FILTER_HANDLE,
-                    None,
-                );
                 // Dropping the handle detaches the filter, if there is one.
-                if link.is_ok() {
-                    removed.push(format!("{} {} filter", interface.name, hook.name));
-                }
+                drop(filter(interface, hook));
             }
         }
+    }
+    let maps = entries(pin_dir).into_iter().filter(|path| !path.is_dir());
+    for pin in pinned_links(pin_dir).into_iter().chain(maps) {
+        fs::remove_file(&pin)
+            .map_err(|error| KernelError::io(format!("removing {}", pin.display()), error))?;
     }
     for directory in [pin_dir.join("links"), pin_dir.to_owned()] {
         match fs::remove_dir(&directory) {
@@ -326,7 +302,18 @@ pub fn detach(pin_dir: &Path, interfaces: &[Interface]) -> Result<Vec<String>, K
             _ => {}
         }
     }
-    Ok(removed)
+    Ok(())
+}
+
+/// A handle on the classic filter at a hook, whether or not there is one.
+fn filter(interface: &Interface, hook: &Hook) -> io::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(
+        &interface.name,
+        hook.attach_type,
+        FILTER_PRIORITY,
+        FILTER_HANDLE,
+        None,
+    )
 }
 
 /// The indices of the interfaces that have a pinned link.

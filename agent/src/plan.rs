@@ -9,11 +9,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use datapath::layout::{
-    MAX_CELLS, MAX_PEERS, MatrixCell, PAGES, PortPage, Settings, WORLD, slot_of,
+    MAX_CELLS, MAX_PEERS, MAX_RULES, MatrixCell, PAGES, PortPage, Settings, WORLD, slot_of,
 };
 use ipnet::IpNet;
 
 use crate::lower::Tables;
+
+// What the controller lets through fits; see `policy::limits`.
+const _: () = {
+    assert!(MAX_CELLS as usize >= policy::limits::MAX_CELLS);
+    assert!(MAX_RULES as usize >= policy::limits::MAX_RULES);
+    // The old policy's peers and the new one's are in the maps at once.
+    assert!(MAX_PEERS as usize > 2 * policy::limits::MAX_PEERS);
+};
 
 /// What the kernel maps hold now, as far as a plan needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use proto::{
-    SERVER_NAME, Sha256Digest, sha256,
+    SERVER_NAME, Sha256Digest, hex, sha256,
     spiffe::{HostId, SpiffeId},
 };
 use rcgen::{
@@ -89,7 +89,10 @@ impl CertificateAuthority {
     /// When the system has no randomness or the crypto library fails.
     pub fn create() -> Result<Self> {
         let key = KeyPair::generate().context("making the CA's key")?;
-        let mut params = params(Validity::of(CA_LIFE), "Bulkhead CA");
+        // A name of its own, so that a stranger's certificate is one of an unknown CA and not one
+        // with a wrong signature of ours.
+        let name = format!("Bulkhead CA {}", hex::encode(&rand::random::<[u8; 4]>()));
+        let mut params = params(Validity::of(CA_LIFE), &name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params

@@ -185,19 +185,37 @@ pub struct Size {
     pub cells: usize,
 }
 
-/// Checks that a host policy fits the kernel maps of every agent, and says how large it is.
+/// Checks that a host policy fits the kernel maps of every agent beside the rules that a host adds
+/// on its own account, and says how large it is.
 ///
 /// # Errors
-/// As [`classify`].
+/// As [`classify`], with the limits less the hosts' share.
 pub fn check_fit(policy: &HostPolicy) -> Result<Size, TooLarge> {
     let classes = classify(policy)?;
-    Ok(Size {
+    let size = Size {
         rules: policy.rules.len(),
         peers: classes.addresses.len() + classes.subnets.len(),
         peer_classes: classes.peer_classes as usize,
         port_classes: classes.port_classes as usize,
         cells: classes.matrix.len(),
-    })
+    };
+    for (what, needed, limit) in [
+        ("rules", size.rules, limits::MAX_RULES - limits::HOST_RULES),
+        ("peers", size.peers, limits::MAX_PEERS - limits::HOST_PEERS),
+        (
+            "port classes",
+            size.port_classes,
+            limits::MAX_PORT_CLASSES - limits::HOST_PORT_CLASSES,
+        ),
+        (
+            "matrix cells",
+            size.cells,
+            limits::MAX_CELLS / limits::HOST_CELLS_FACTOR,
+        ),
+    ] {
+        TooLarge::check(what, needed, limit)?;
+    }
+    Ok(size)
 }
 
 /// A host policy that no host's kernel maps would hold.

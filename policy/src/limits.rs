@@ -1,7 +1,8 @@
 //! How large a host policy may be: what every agent's kernel maps are guaranteed to hold.
 //!
 //! The controller refuses what would not fit before any host sees it; the agent asserts at compile
-//! time that its maps are at least this large.
+//! time that its maps are at least this large. The `HOST_` limits are the share of them that the
+//! controller leaves to the host's own rules.
 
 /// Rules of one host policy, both directions.
 pub const MAX_RULES: usize = 16_384;
@@ -11,6 +12,16 @@ pub const MAX_PEERS: usize = 131_072;
 pub const MAX_CELLS: usize = 1_048_576;
 /// Port classes, both directions.
 pub const MAX_PORT_CLASSES: usize = 16_384;
+
+/// Rules that each host may add on its own account: lifeline, failsafe, anti-spoofing.
+pub const HOST_RULES: usize = 64;
+/// Addresses and subnets that those rules may name.
+pub const HOST_PEERS: usize = 1_024;
+/// Port classes that they may split off.
+pub const HOST_PORT_CLASSES: usize = 128;
+/// How many times larger they may make the matrix: each peer class may lie half inside the
+/// operators' subnets.
+pub const HOST_CELLS_FACTOR: usize = 2;
 
 /// Cells of the matrix before equal rows and columns become one: what [`crate::classify()`] is
 /// ready to compute.

@@ -69,7 +69,9 @@ pub fn decode_host_policy(bytes: &[u8], digest: &[u8]) -> Result<HostPolicy, Dec
     if sha256(bytes) != digest {
         return Err(DecodeError::Digest);
     }
-    Ok(v1::HostPolicy::decode(bytes)?.try_into()?)
+    let policy = HostPolicy::try_from(v1::HostPolicy::decode(bytes)?)?;
+    policy.check()?;
+    Ok(policy)
 }
 
 /// Why bytes are not a host policy.
@@ -84,4 +86,7 @@ pub enum DecodeError {
     /// The message holds what no policy can hold.
     #[error("reading the host policy")]
     Content(#[from] ConvertError),
+    /// A host policy that `compile` would not make.
+    #[error("the host policy breaks a promise of the compiler")]
+    Promise(#[from] policy::host_policy::Malformed),
 }

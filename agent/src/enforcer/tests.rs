@@ -321,10 +321,13 @@ fn detach_leaves_nothing_behind() {
         .enforcer()
         .apply(&uniform(Effect::Allow), [1; 32], &LocalTiers::default())
         .unwrap();
-    assert!(!Enforcer::detach(&bpffs.pin_dir()).unwrap().is_empty());
+    assert_eq!(
+        Enforcer::detach(&bpffs.pin_dir()).unwrap(),
+        Some(Vec::new())
+    );
     assert!(!bpffs.pin_dir().exists());
     assert!(Enforcer::inspect(&bpffs.pin_dir()).unwrap().is_none());
-    assert!(Enforcer::detach(&bpffs.pin_dir()).unwrap().is_empty());
+    assert_eq!(Enforcer::detach(&bpffs.pin_dir()).unwrap(), None);
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn look_up(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     /// One packet, one revision: at every step of a plan each flow has the old ruling, until the
     /// flip; from then on it has the new one.

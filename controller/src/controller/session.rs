@@ -12,6 +12,9 @@ use crate::{
     publish::Watched,
 };
 
+/// The longest text of a host that is kept and shown, in bytes.
+const MAX_TEXT: usize = 1_024;
+
 /// What an agent says first.
 #[derive(Clone, Debug)]
 pub struct Hello {
@@ -49,8 +52,8 @@ impl TryFrom<v1::Hello> for Hello {
             applied_digest,
         } = hello;
         Ok(Self {
-            agent_version,
-            kernel_release,
+            agent_version: short(agent_version),
+            kernel_release: short(kernel_release),
             addresses: claim(&addresses.unwrap_or_default())?,
             applied: digest(&applied_digest)?,
         })
@@ -65,6 +68,12 @@ pub fn claim(claim: &v1::AddressClaim) -> Result<BTreeSet<IpAddr>> {
         .map(|bytes| proto::convert::address_from_bytes(bytes).map(|it| it.to_canonical()))
         .collect::<std::result::Result<_, _>>()
         .map_err(|error| Error::Invalid(format!("reading the claimed addresses: {error}")))
+}
+
+/// A text of a host, cut off where it is longer than any honest one.
+fn short(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    text
 }
 
 /// A digest; empty is none.
@@ -172,6 +181,7 @@ impl Controller {
             revision,
             reason,
         } = nack;
+        let reason = short(reason);
         let mut state = self.lock().await;
         if let Some(host) = state.host(id) {
             tracing::error!(host = %host.name, revision, reason, "the host refused its policy");

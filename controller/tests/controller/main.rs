@@ -7,6 +7,7 @@
 )]
 
 mod addresses;
+mod agent;
 mod denials;
 mod enrolment;
 mod policies;

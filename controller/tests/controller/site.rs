@@ -12,17 +12,15 @@ use proto::{
     convert::address_to_bytes,
     spiffe::SpiffeId,
     token::EnrolmentToken,
-    v1::{
-        self, agent_message::Message as Up, agents_client::AgentsClient,
-        controller_message::Message as Down, operators_client::OperatorsClient,
-    },
+    v1::{self, operators_client::OperatorsClient},
 };
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Status, transport::Channel};
+
+use crate::agent::Host;
 
 /// More than anything here takes; what takes longer has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -256,43 +254,6 @@ pub fn token_for(tier: &str) -> v1::CreateTokenRequest {
     }
 }
 
-/// An enrolled host.
-pub struct Host {
-    pub name: String,
-    pub credentials: Credentials,
-}
-
-impl Host {
-    pub async fn client(&self, site: &Site) -> AgentsClient<Channel> {
-        client::agents(site.channel(&self.credentials).await.unwrap())
-    }
-
-    /// Opens the control stream and says hello.
-    pub async fn connect(&self, site: &Site, addresses: &[&str]) -> Agent {
-        self.connect_with(site, addresses, &[]).await
-    }
-
-    pub async fn connect_with(&self, site: &Site, addresses: &[&str], applied: &[u8]) -> Agent {
-        let (up, messages) = mpsc::channel(16);
-        let mut client = self.client(site).await;
-        let hello = v1::Hello {
-            agent_version: "0.1.0-test".into(),
-            kernel_release: "6.1.0".into(),
-            addresses: Some(claim(addresses)),
-            applied_digest: applied.to_vec(),
-        };
-        let agent_up = up.clone();
-        let down = client
-            .control(ReceiverStream::new(messages))
-            .await
-            .unwrap()
-            .into_inner();
-        let agent = Agent { up: agent_up, down };
-        agent.say(Up::Hello(hello)).await;
-        agent
-    }
-}
-
 /// The SPIFFE id in the first certificate of a chain.
 pub fn spiffe_id(chain_pem: &str) -> SpiffeId {
     let (_, pem) = x509_parser::pem::parse_x509_pem(chain_pem.as_bytes()).unwrap();
@@ -325,98 +286,6 @@ pub fn addresses(bytes: &[Vec<u8>]) -> Vec<String> {
                 .to_string()
         })
         .collect()
-}
-
-/// An agent's end of a control stream.
-pub struct Agent {
-    up: mpsc::Sender<v1::AgentMessage>,
-    down: Streaming<v1::ControllerMessage>,
-}
-
-impl Agent {
-    pub async fn say(&self, message: Up) {
-        self.up
-            .send(v1::AgentMessage {
-                message: Some(message),
-            })
-            .await
-            .unwrap();
-    }
-
-    pub async fn hear(&mut self) -> Result<Option<Down>, Status> {
-        let message = timeout(PATIENCE, self.down.message())
-            .await
-            .expect("an answer comes")?;
-        Ok(message.map(|message| message.message.unwrap()))
-    }
-
-    /// The next policy, checked against its digest.
-    pub async fn policy(&mut self) -> (policy::HostPolicy, Vec<u8>) {
-        match self.hear().await.unwrap() {
-            Some(Down::Policy(update)) => {
-                let policy = proto::decode_host_policy(&update.policy, &update.digest).unwrap();
-                (policy, update.digest)
-            }
-            other => panic!("not a policy: {other:?}"),
-        }
-    }
-
-    /// The next policy, acknowledged.
-    pub async fn apply(&mut self) -> (policy::HostPolicy, Vec<u8>) {
-        let (policy, digest) = self.policy().await;
-        self.ack(&policy, &digest).await;
-        (policy, digest)
-    }
-
-    /// Policies, acknowledged, until one is as it should be.
-    pub async fn apply_until(
-        &mut self,
-        is: impl Fn(&policy::HostPolicy) -> bool,
-    ) -> (policy::HostPolicy, Vec<u8>) {
-        loop {
-            let (policy, digest) = self.apply().await;
-            if is(&policy) {
-                return (policy, digest);
-            }
-        }
-    }
-
-    pub async fn ack(&self, policy: &policy::HostPolicy, digest: &[u8]) {
-        self.say(Up::Ack(v1::PolicyAck {
-            digest: digest.to_vec(),
-            revision: policy.revision.0,
-            generation: 1,
-        }))
-        .await;
-    }
-
-    /// Sends a batch and waits until it is kept.
-    pub async fn report(&mut self, sequence: u64, denials: Vec<v1::Denial>, lost: u64) {
-        self.say(Up::Denials(v1::DenialBatch {
-            sequence,
-            denials,
-            lost,
-        }))
-        .await;
-        loop {
-            match self.hear().await.unwrap() {
-                Some(Down::DenialsKept(kept)) => return assert_eq!(kept.sequence, sequence),
-                Some(Down::Policy(_)) => {}
-                None => panic!("the stream ended"),
-            }
-        }
-    }
-
-    /// The end of the stream, policies before it passed over.
-    pub async fn end(&mut self) -> Status {
-        loop {
-            match self.hear().await {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("ended without a status"),
-                Err(status) => return status,
-            }
-        }
-    }
 }
 
 /// web may reach db on one port; nobody else may.

@@ -1,5 +1,9 @@
 #![expect(clippy::unwrap_used, reason = "a failed conversion is a failed test")]
 
+use std::{collections::BTreeMap, sync::Arc};
+
+use policy::{HostPolicy, Identity, Origin, PeerMatch, PortSpan, Revision, Rule, SubnetMatch};
+
 use super::*;
 use crate::{DecodeError, decode_host_policy, encode_host_policy, sha256};
 
@@ -9,11 +13,15 @@ fn sample() -> HostPolicy {
         file: "db.yaml".into(),
         line: 7,
     });
-    let rule = |direction, tier, effect, peers, ports, origin: &Arc<Origin>| Rule {
+    let rule = |direction, tier, effect, peers, ports: Vec<_>, origin: &Arc<Origin>| Rule {
         direction,
         tier,
         effect,
-        mode: Mode::Observe,
+        mode: if ports.is_empty() {
+            Mode::Enforce
+        } else {
+            Mode::Observe
+        },
         peers,
         ports,
         log: true,
@@ -108,6 +116,18 @@ fn a_policy_that_was_changed_on_the_way_is_refused() {
         decode_host_policy(&noise, &sha256(&noise)),
         Err(DecodeError::Message(_))
     ));
+}
+
+#[test]
+fn a_policy_that_leaves_a_flow_without_a_verdict_is_refused() {
+    let mut open = sample();
+    open.rules.pop();
+    let (bytes, digest) = encode_host_policy(&open);
+    let refused = decode_host_policy(&bytes, &digest);
+    assert!(
+        matches!(refused, Err(DecodeError::Promise(_))),
+        "{refused:?}"
+    );
 }
 
 #[test]
