@@ -22,6 +22,7 @@ use datapath::layout::Event;
 use crate::interfaces::Interface;
 
 mod error;
+mod link;
 mod maps;
 mod requirements;
 mod shape;
@@ -284,6 +285,18 @@ pub fn detach(pin_dir: &Path, interfaces: &[Interface]) -> Result<(), KernelErro
                 // Dropping the handle detaches the filter, if there is one.
                 drop(filter(interface, hook));
             }
+        }
+    }
+    for pin in pinned_links(pin_dir) {
+        match link::detach(&pin) {
+            // Its interface is gone, and the link died with it.
+            Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => {
+                return Err(KernelError::io(
+                    format!("detaching {}", pin.display()),
+                    error,
+                ));
+            }
+            _ => {}
         }
     }
     let maps = entries(pin_dir).into_iter().filter(|path| !path.is_dir());

@@ -72,12 +72,6 @@ impl Agent {
         self.directory.join("agent.toml")
     }
 
-    /// Where its pins are: a bpffs of its own.
-    #[must_use]
-    pub fn bpffs(&self) -> PathBuf {
-        self.directory.join("bpf")
-    }
-
     /// Puts an enrolment token where the configuration says.
     ///
     /// # Errors

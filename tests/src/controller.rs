@@ -107,13 +107,8 @@ impl Controller {
         self.daemon.kill_9()
     }
 
-    /// The process and its log.
-    #[must_use]
-    pub fn daemon(&self) -> &Daemon {
-        &self.daemon
-    }
-
-    pub(crate) fn daemon_mut(&mut self) -> &mut Daemon {
-        &mut self.daemon
+    /// The end of its log.
+    pub(crate) fn tail(&self) -> String {
+        self.daemon.tail()
     }
 }

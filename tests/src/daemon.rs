@@ -125,23 +125,6 @@ impl Daemon {
         })
     }
 
-    /// Waits for it to end on its own.
-    ///
-    /// # Errors
-    /// When it was never started, or still runs after [`LONG`].
-    pub fn wait_for_end(&mut self) -> Result<ExitStatus> {
-        let name = &self.name;
-        let child = self
-            .child
-            .as_mut()
-            .with_context(|| format!("{name} was never started"))?;
-        wait_for(
-            &format!("the end of {name}"),
-            LONG,
-            || Ok(child.try_wait()?),
-        )
-    }
-
     /// Everything that it has logged.
     ///
     /// # Errors

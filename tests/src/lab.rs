@@ -92,7 +92,6 @@ pub struct Lab {
     network: Network,
     places: Vec<Place>,
     directory: TempDir,
-    programs: Programs,
     policies: u32,
     failed: bool,
 }
@@ -168,7 +167,6 @@ impl Lab {
             network,
             places,
             directory,
-            programs,
             policies: 0,
             failed: false,
         })
@@ -272,6 +270,11 @@ impl Lab {
             .with_context(|| format!("{host} has no agent"))
     }
 
+    /// Marks the scenario as failed: the ends of all logs are printed when the lab is dropped.
+    pub fn fail(&mut self) {
+        self.failed = true;
+    }
+
     /// The controller.
     pub fn controller(&mut self) -> &mut Controller {
         &mut self.controller
@@ -288,18 +291,12 @@ impl Lab {
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
-
-    /// The programs under test.
-    #[must_use]
-    pub fn programs(&self) -> &Programs {
-        &self.programs
-    }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
         if self.failed || thread::panicking() {
-            eprintln!("{}", self.controller.daemon_mut().tail());
+            eprintln!("{}", self.controller.tail());
             for agent in self.agents.values_mut() {
                 eprintln!("{}", agent.daemon().tail());
             }

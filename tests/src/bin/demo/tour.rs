@@ -7,7 +7,10 @@ use std::{env, path::Path, thread};
 use anyhow::{Context, Result, anyhow};
 use lab::{Expected, HostSpec, Lab, Plan};
 
-use crate::{interrupt::Interrupt, screen::Screen};
+use crate::{
+    interrupt::{Interrupt, Interrupted},
+    screen::Screen,
+};
 
 /// What the names of the demo's namespaces begin with.
 const PREFIX: &str = "bulkhead-";
@@ -23,7 +26,12 @@ pub fn run(once: bool) -> Result<bool> {
         lab: begin(&mut screen)?,
         screen,
     };
-    tour.show()?;
+    if let Err(error) = tour.show() {
+        if !error.is::<Interrupted>() {
+            tour.lab.fail();
+        }
+        return Err(error);
+    }
     let (rows, surprises) = tour.screen.tally();
     let good = surprises == 0;
     tour.screen.heading(&if good {
