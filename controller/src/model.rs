@@ -67,12 +67,22 @@ pub struct Report {
     pub applied_revision: Revision,
     /// The digest of the policy that it enforces.
     pub applied_digest: Option<Sha256Digest>,
-    /// Why it refused a policy since the last one it applied.
+    /// The policy that it refused last.
+    pub refused_digest: Option<Sha256Digest>,
+    /// Why it refused that one.
     pub refusal: String,
     /// Denial events lost on the way here; only grows.
     pub denials_lost: u64,
     /// Denied packets; only grows.
     pub packets_denied: u64,
+}
+
+impl Report {
+    /// Forgets what was refused: the host enforces something newer.
+    pub fn accepted(&mut self) {
+        self.refused_digest = None;
+        self.refusal.clear();
+    }
 }
 
 /// A token that was created here.

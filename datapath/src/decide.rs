@@ -6,10 +6,10 @@
 //! [`Verdict::Pass`] is the one that decided "allow".
 
 use crate::{
-    headers::{self, Headers, Link, protocol, slot_of_protocol, tcp_flag},
+    headers::{self, Headers, Link, Network, protocol, slot_of_protocol, tcp_flag},
     layout::{
-        Address, DeniedFlow, Direction, Event, Flow, FlowKey, MatrixCell, Ruling, Shared, WORLD,
-        event_kind, flow_state,
+        Address, DeniedFlow, Direction, Event, Flow, FlowKey, Ipv4, Ipv6, MatrixCell, Ruling,
+        Shared, WORLD, event_kind, flow_state,
     },
     packet::Packet,
     reason::Reason,
@@ -50,31 +50,19 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
     tables: &T,
     now: u64,
 ) -> Verdict {
-    let bytes = packet.len();
+    let judge = Judge {
+        tables,
+        direction,
+        now,
+        bytes: packet.len(),
+    };
     let outcome = match headers::link(packet) {
-        Ok(Link::Ipv4(at)) => headers::ipv4(packet, at, false).and_then(|headers| {
-            let inner = headers.inner;
-            Judge {
-                tables,
-                direction,
-                now,
-                bytes,
-            }
-            .packet(&headers, || headers::ipv4(packet, inner?, true).ok())
-        }),
-        Ok(Link::Ipv6(at)) => headers::ipv6(packet, at, false).and_then(|headers| {
-            let inner = headers.inner;
-            Judge {
-                tables,
-                direction,
-                now,
-                bytes,
-            }
-            .packet(&headers, || headers::ipv6(packet, inner?, true).ok())
-        }),
+        Ok(Link::Ipv4(at)) => judge.network::<Ipv4, P>(packet, at),
+        Ok(Link::Ipv6(at)) => judge.network::<Ipv6, P>(packet, at),
         Ok(Link::Arp) => Ok(Reason::Neighbour),
         Err(reason) => Err(reason),
     };
+    let bytes = judge.bytes;
     match outcome {
         Ok(reason) => {
             if !matches!(reason, Reason::Allowed) {
@@ -100,15 +88,13 @@ struct Judge<'a, T> {
 }
 
 impl<T: Tables> Judge<'_, T> {
+    /// A packet with an IP header at an offset.
     #[inline(always)]
-    fn packet<A: Address>(
-        &self,
-        headers: &Headers<A>,
-        inner: impl FnOnce() -> Option<Headers<A>>,
-    ) -> Outcome
+    fn network<A: Network, P: Packet + ?Sized>(&self, packet: &P, at: u32) -> Outcome
     where
         T: FamilyTables<A>,
     {
+        let headers = A::headers(packet, at, false)?;
         if headers.neighbour {
             return Ok(Reason::Neighbour);
         }
@@ -116,17 +102,17 @@ impl<T: Tables> Judge<'_, T> {
         let key = headers.flow_key(self.direction);
         if let Some(flow) = self.tables.flow(&key)
             && !self.expired(&flow, headers.protocol)
-            && !self.reopens(&flow, headers)
+            && !self.reopens(&flow, &headers)
         {
-            return self.known(generation, headers, &key, &flow);
+            return self.known(generation, &headers, &key, &flow);
         }
-        if headers.inner.is_some()
-            && let Some(inner) = inner()
+        if let Some(inner) = headers.inner
+            && let Ok(inner) = A::headers(packet, inner, true)
             && self.related(generation, &inner)
         {
             return Ok(Reason::Related);
         }
-        self.unknown(generation, headers, &key)
+        self.unknown(generation, &headers, &key)
     }
 
     /// A packet of a flow in the table.

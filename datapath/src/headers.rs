@@ -2,7 +2,7 @@
 //! the headers' own length fields; what does not fit is [`Reason::Malformed`].
 
 use crate::{
-    layout::{Direction, FlowKey, Ipv4, Ipv6},
+    layout::{Address, Direction, FlowKey, Ipv4, Ipv6},
     packet::Packet,
     reason::Reason,
 };
@@ -141,6 +141,20 @@ pub fn link<P: Packet + ?Sized>(packet: &P) -> Result<Link, Reason> {
     Err(Reason::EtherType)
 }
 
+/// An address family, as its header is read.
+pub trait Network: Address {
+    /// Reads the header at an offset, and what it carries. `quoted` is for a packet inside an ICMP
+    /// error, of which only the first eight bytes of the upper layer need be there.
+    ///
+    /// # Errors
+    /// [`Reason::Malformed`], [`Reason::Fragment`] and, for IPv6, [`Reason::ExtensionHeaders`].
+    fn headers<P: Packet + ?Sized>(
+        packet: &P,
+        at: u32,
+        quoted: bool,
+    ) -> Result<Headers<Self>, Reason>;
+}
+
 /// How much of a packet there is to look at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Extent {
@@ -152,110 +166,108 @@ enum Extent {
     Quoted,
 }
 
-/// Reads an IPv4 header with its options, and what it carries.
-///
-/// # Errors
-/// [`Reason::Malformed`] and [`Reason::Fragment`].
-#[inline(always)]
-pub fn ipv4<P: Packet + ?Sized>(
-    packet: &P,
-    at: u32,
-    quoted: bool,
-) -> Result<Headers<Ipv4>, Reason> {
-    let header: [u8; 20] = packet.load(at).ok_or(Reason::Malformed)?;
-    let header_length = u32::from(header[0] & 0x0f) * 4;
-    let total_length = u32::from(u16::from_be_bytes([header[2], header[3]]));
-    let fragment = u16::from_be_bytes([header[6], header[7]]);
-    if header[0] >> 4 != 4 || header_length < 20 || total_length < header_length {
-        return Err(Reason::Malformed);
+impl Network for Ipv4 {
+    /// With options.
+    #[inline(always)]
+    fn headers<P: Packet + ?Sized>(
+        packet: &P,
+        at: u32,
+        quoted: bool,
+    ) -> Result<Headers<Self>, Reason> {
+        let header: [u8; 20] = packet.load(at).ok_or(Reason::Malformed)?;
+        let header_length = u32::from(header[0] & 0x0f) * 4;
+        let total_length = u32::from(u16::from_be_bytes([header[2], header[3]]));
+        let fragment = u16::from_be_bytes([header[6], header[7]]);
+        if header[0] >> 4 != 4 || header_length < 20 || total_length < header_length {
+            return Err(Reason::Malformed);
+        }
+        if fragment & 0x1fff != 0 {
+            return Err(Reason::Fragment);
+        }
+        let extent = if quoted {
+            Extent::Quoted
+        } else if at + total_length > packet.len() {
+            return Err(Reason::Malformed);
+        } else if fragment & 0x2000 != 0 {
+            Extent::FirstFragment
+        } else {
+            Extent::Whole(at + total_length)
+        };
+        let source = Ipv4([header[12], header[13], header[14], header[15]]);
+        let destination = Ipv4([header[16], header[17], header[18], header[19]]);
+        transport(
+            packet,
+            at + header_length,
+            extent,
+            header[9],
+            source,
+            destination,
+            0,
+        )
     }
-    if fragment & 0x1fff != 0 {
-        return Err(Reason::Fragment);
-    }
-    let extent = if quoted {
-        Extent::Quoted
-    } else if at + total_length > packet.len() {
-        return Err(Reason::Malformed);
-    } else if fragment & 0x2000 != 0 {
-        Extent::FirstFragment
-    } else {
-        Extent::Whole(at + total_length)
-    };
-    let source = Ipv4([header[12], header[13], header[14], header[15]]);
-    let destination = Ipv4([header[16], header[17], header[18], header[19]]);
-    transport(
-        packet,
-        at + header_length,
-        extent,
-        header[9],
-        source,
-        destination,
-        0,
-    )
 }
 
-/// Reads an IPv6 header with its extension headers, and what it carries.
-///
-/// # Errors
-/// [`Reason::Malformed`], [`Reason::Fragment`] and [`Reason::ExtensionHeaders`].
-#[inline(always)]
-pub fn ipv6<P: Packet + ?Sized>(
-    packet: &P,
-    at: u32,
-    quoted: bool,
-) -> Result<Headers<Ipv6>, Reason> {
-    let fixed: [u8; 8] = packet.load(at).ok_or(Reason::Malformed)?;
-    let source = Ipv6(packet.load(at + 8).ok_or(Reason::Malformed)?);
-    let destination = Ipv6(packet.load(at + 24).ok_or(Reason::Malformed)?);
-    if fixed[0] >> 4 != 6 {
-        return Err(Reason::Malformed);
-    }
-    let payload_length = u32::from(u16::from_be_bytes([fixed[4], fixed[5]]));
-    let mut extent = if quoted {
-        Extent::Quoted
-    } else if payload_length == 0 && packet.len() > 0xffff {
-        // A segment larger than 64 KiB, on its way to the segmentation of the device.
-        Extent::Whole(packet.len())
-    } else if at + 40 + payload_length > packet.len() {
-        return Err(Reason::Malformed);
-    } else {
-        Extent::Whole(at + 40 + payload_length)
-    };
-    let mut next = fixed[6];
-    let mut at = at + 40;
-    for _ in 0..MAX_EXTENSION_HEADERS {
-        let length = match next {
-            // Hop-by-hop, routing, destination options: in units of 8 bytes, the first not counted.
-            0 | 43 | 60 => {
-                let head: [u8; 2] = packet.load(at).ok_or(Reason::Malformed)?;
-                next = head[0];
-                (u32::from(head[1]) + 1) * 8
-            }
-            // Authentication header: in units of 4 bytes, the first two not counted.
-            51 => {
-                let head: [u8; 2] = packet.load(at).ok_or(Reason::Malformed)?;
-                next = head[0];
-                (u32::from(head[1]) + 2) * 4
-            }
-            44 => {
-                let head: [u8; 4] = packet.load(at).ok_or(Reason::Malformed)?;
-                let fragment = u16::from_be_bytes([head[2], head[3]]);
-                if fragment & 0xfff8 != 0 {
-                    return Err(Reason::Fragment);
-                }
-                if fragment & 1 != 0 && extent != Extent::Quoted {
-                    extent = Extent::FirstFragment;
-                }
-                next = head[0];
-                8
-            }
-            _ => return transport(packet, at, extent, next, source, destination, fixed[7]),
+impl Network for Ipv6 {
+    /// With extension headers.
+    #[inline(always)]
+    fn headers<P: Packet + ?Sized>(
+        packet: &P,
+        at: u32,
+        quoted: bool,
+    ) -> Result<Headers<Self>, Reason> {
+        let fixed: [u8; 8] = packet.load(at).ok_or(Reason::Malformed)?;
+        let source = Ipv6(packet.load(at + 8).ok_or(Reason::Malformed)?);
+        let destination = Ipv6(packet.load(at + 24).ok_or(Reason::Malformed)?);
+        if fixed[0] >> 4 != 6 {
+            return Err(Reason::Malformed);
+        }
+        let payload_length = u32::from(u16::from_be_bytes([fixed[4], fixed[5]]));
+        let mut extent = if quoted {
+            Extent::Quoted
+        } else if payload_length == 0 && packet.len() > 0xffff {
+            // A segment larger than 64 KiB, on its way to the segmentation of the device.
+            Extent::Whole(packet.len())
+        } else if at + 40 + payload_length > packet.len() {
+            return Err(Reason::Malformed);
+        } else {
+            Extent::Whole(at + 40 + payload_length)
         };
-        at += length;
-    }
-    match next {
-        0 | 43 | 44 | 51 | 60 => Err(Reason::ExtensionHeaders),
-        _ => transport(packet, at, extent, next, source, destination, fixed[7]),
+        let mut next = fixed[6];
+        let mut at = at + 40;
+        for _ in 0..MAX_EXTENSION_HEADERS {
+            let length = match next {
+                // Hop-by-hop, routing, destination options: in units of 8 bytes, the first not counted.
+                0 | 43 | 60 => {
+                    let head: [u8; 2] = packet.load(at).ok_or(Reason::Malformed)?;
+                    next = head[0];
+                    (u32::from(head[1]) + 1) * 8
+                }
+                // Authentication header: in units of 4 bytes, the first two not counted.
+                51 => {
+                    let head: [u8; 2] = packet.load(at).ok_or(Reason::Malformed)?;
+                    next = head[0];
+                    (u32::from(head[1]) + 2) * 4
+                }
+                44 => {
+                    let head: [u8; 4] = packet.load(at).ok_or(Reason::Malformed)?;
+                    let fragment = u16::from_be_bytes([head[2], head[3]]);
+                    if fragment & 0xfff8 != 0 {
+                        return Err(Reason::Fragment);
+                    }
+                    if fragment & 1 != 0 && extent != Extent::Quoted {
+                        extent = Extent::FirstFragment;
+                    }
+                    next = head[0];
+                    8
+                }
+                _ => return transport(packet, at, extent, next, source, destination, fixed[7]),
+            };
+            at += length;
+        }
+        match next {
+            0 | 43 | 44 | 51 | 60 => Err(Reason::ExtensionHeaders),
+            _ => transport(packet, at, extent, next, source, destination, fixed[7]),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use policy::{Revision, SourceFile};
-use proto::{convert::address_to_bytes, v1};
+use proto::{Sha256Digest, convert::address_to_bytes, v1};
 
 use super::{Controller, compile};
 use crate::{
@@ -178,12 +178,28 @@ impl Controller {
     }
 }
 
+/// The newest policy that was compiled for a host.
+fn desired(state: &State, host: &Host) -> Option<Sha256Digest> {
+    let publication = state.publisher.current(host.id)?;
+    Some(publication.digest)
+}
+
+/// Why a host does not enforce the newest policy; a refusal of an older one says nothing about it.
+fn refusal(state: &State, host: &Host) -> String {
+    if let Some(unfit) = state.unfit.get(&host.id) {
+        return unfit.clone();
+    }
+    let report = &host.report;
+    if report.refused_digest.is_some() && report.refused_digest == desired(state, host) {
+        report.refusal.clone()
+    } else {
+        String::new()
+    }
+}
+
 /// Whether a host enforces the newest policy that was compiled for it.
 fn in_sync(state: &State, host: &Host) -> bool {
-    let desired = state
-        .publisher
-        .current(host.id)
-        .map(|publication| publication.digest);
+    let desired = desired(state, host);
     desired.is_some()
         && desired == host.report.applied_digest
         && !state.unfit.contains_key(&host.id)
@@ -200,7 +216,6 @@ fn host_status(state: &State, host: &Host) -> v1::HostStatus {
         quarantine,
         report,
     } = host;
-    let refusal = state.unfit.get(id).unwrap_or(&report.refusal);
     v1::HostStatus {
         name: name.0.clone(),
         identity: host.effective_identity().0,
@@ -211,7 +226,7 @@ fn host_status(state: &State, host: &Host) -> v1::HostStatus {
         last_seen_unix: report.last_seen_unix,
         applied_revision: report.applied_revision.0,
         in_sync: in_sync(state, host),
-        refusal: refusal.clone(),
+        refusal: refusal(state, host),
         quarantined: quarantine.is_some(),
         agent_version: report.agent_version.clone(),
         kernel_release: report.kernel_release.clone(),

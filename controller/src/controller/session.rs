@@ -115,7 +115,7 @@ impl Controller {
             match desired {
                 Some(desired) if Some(desired.digest) == applied => {
                     report.applied_revision = desired.policy.revision;
-                    report.refusal.clear();
+                    report.accepted();
                 }
                 _ if applied.is_none() => report.applied_revision = policy::Revision(0),
                 _ => {}
@@ -169,30 +169,36 @@ impl Controller {
         state.report(id, |report| {
             report.applied_digest = applied;
             report.applied_revision = policy::Revision(*revision);
-            report.refusal.clear();
+            report.accepted();
         });
         Ok(())
     }
 
     /// Notes that a host refused what was sent, and keeps what it had.
-    pub async fn refused(&self, id: HostId, nack: v1::PolicyNack) {
+    ///
+    /// # Errors
+    /// The digest is none.
+    pub async fn refused(&self, id: HostId, nack: v1::PolicyNack) -> Result<()> {
         let v1::PolicyNack {
-            digest: _,
+            digest: refused,
             revision,
             reason,
         } = nack;
         let reason = short(reason);
+        let refused = digest(&refused)?;
         let mut state = self.lock().await;
         if let Some(host) = state.host(id) {
             tracing::error!(host = %host.name, revision, reason, "the host refused its policy");
         }
         state.report(id, |report| {
+            report.refused_digest = refused;
             report.refusal = if reason.is_empty() {
                 "no reason given".into()
             } else {
                 reason
             };
         });
+        Ok(())
     }
 
     /// Notes a host's counters.

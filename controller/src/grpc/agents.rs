@@ -147,7 +147,7 @@ impl Service {
         match message {
             Up::Hello(_) => return Err(Status::invalid_argument("hello was said before")),
             Up::Ack(ack) => self.controller.acknowledged(host, &ack).await?,
-            Up::Nack(nack) => self.controller.refused(host, nack).await,
+            Up::Nack(nack) => self.controller.refused(host, nack).await?,
             Up::Addresses(addresses) => {
                 self.controller
                     .claim_addresses(host, claim(&addresses)?)

@@ -160,14 +160,18 @@ async fn a_host_that_refuses_is_shown_with_its_reason() {
         revision: 0,
         reason: "the maps are too small".into(),
     };
-    stream.say(Up::Nack(nack)).await;
+    stream.say(Up::Nack(nack.clone())).await;
     let status = site
         .host_when("web-1", |host| !host.refusal.is_empty())
         .await;
     assert_eq!(status.refusal, "the maps are too small");
     assert!(!status.in_sync);
 
+    // The refusal is of the old policy, and so is one that comes late: neither is held against the new.
     site.apply(POLICY).await;
+    let status = site.host_when("web-1", |host| !host.in_sync).await;
+    assert_eq!(status.refusal, "");
+    stream.say(Up::Nack(nack)).await;
     let (next, _) = stream.apply().await;
     assert!(next.revision > policy.revision);
     site.host_when("web-1", |host| host.in_sync && host.refusal.is_empty())
