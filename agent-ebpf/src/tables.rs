@@ -89,8 +89,9 @@ macro_rules! family {
 
             #[inline(always)]
             fn flow(&self, key: &FlowKey<$address>) -> Option<&Flow> {
-                // SAFETY: the value lives until the program ends (RCU); its fields are cells of
-                // plain integers, which other CPUs may change under us and the verifier allows.
+                // SAFETY: the memory lives as long as the map, and its fields are cells of plain
+                // integers, which other CPUs may change under us. A full table may give the entry
+                // to another flow meanwhile; that is as if this packet had come a moment earlier.
                 maps::$flows.get_ptr(key).map(|flow| unsafe { &*flow })
             }
 

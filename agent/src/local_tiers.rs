@@ -2,19 +2,18 @@
 //! anti-spoofing. They are ordinary rules of their tiers, so no packet pays for them.
 
 use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use policy::{
     Direction, Effect, HostPolicy, Mode, Origin, PeerMatch, PortSpan, ProtocolSlot, Rule, Tier,
     host_policy::SubnetMatch,
 };
 
 /// What a host knows of itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalTiers {
     /// Where the controllers listen: nothing cuts the way there.
     pub controllers: Vec<SocketAddr>,
@@ -29,12 +28,13 @@ pub struct LocalTiers {
 }
 
 impl LocalTiers {
-    /// A number that changes when the rules do.
+    /// A number that changes when the rules do, and is the same in every build.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        hasher.finish()
+        let digest = proto::sha256(format!("{self:?}").as_bytes());
+        digest[..8]
+            .iter()
+            .fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
     /// The policy with this host's own rules, in order of precedence.
@@ -64,21 +64,22 @@ impl LocalTiers {
                 )
             })
             .collect();
-        // DHCP (RFC 2131) and DHCPv6 (RFC 8415): servers' ports outward, clients' ports inward.
-        for (direction, keys) in [
-            (Direction::Egress, [67, 547]),
-            (Direction::Ingress, [68, 546]),
-        ] {
-            let ports = ports(ProtocolSlot::Udp, keys);
-            rules.push(self.rule(
+        // Agents elsewhere come to a controller on this very host.
+        let here = self
+            .controllers
+            .iter()
+            .filter(|controller| self.own_addresses.contains(&controller.ip()));
+        rules.extend(here.map(|controller| {
+            self.rule(
                 Tier::Lifeline,
-                "dhcp",
-                direction,
+                "controller",
+                Direction::Ingress,
                 Effect::Allow,
                 PeerMatch::Any,
-                ports,
-            ));
-        }
+                ports(ProtocolSlot::Tcp, [controller.port()]),
+            )
+        }));
+        rules.extend(self.dhcp());
         if !self.failsafe_subnets.is_empty() && !self.failsafe_tcp_ports.is_empty() {
             rules.push(self.rule(
                 Tier::Failsafe,
@@ -100,6 +101,31 @@ impl LocalTiers {
             ));
         }
         rules
+    }
+
+    /// DHCP (RFC 2131) and DHCPv6 (RFC 8415), and no more of it than a host on a link needs: to any
+    /// address it would be a way out of quarantine. Clients take the answer to a broadcast from a packet
+    /// socket, which is before any verdict. One that fails to renew by unicast falls back to broadcast.
+    fn dhcp(&self) -> [Rule; 3] {
+        let rule = |direction, subnets: &[IpNet], port| {
+            self.rule(
+                Tier::Lifeline,
+                "dhcp",
+                direction,
+                Effect::Allow,
+                of_subnets(subnets.iter().copied()),
+                ports(ProtocolSlot::Udp, [port]),
+            )
+        };
+        let broadcast = IpNet::from(IpAddr::from(Ipv4Addr::BROADCAST));
+        // All_DHCP_Relay_Agents_and_Servers.
+        let servers = IpNet::from(IpAddr::from(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2)));
+        let link_local = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+        [
+            rule(Direction::Egress, &[broadcast], 67),
+            rule(Direction::Egress, &[servers, link_local.into()], 547),
+            rule(Direction::Ingress, &[link_local.into()], 546),
+        ]
     }
 
     fn rule(
@@ -162,3 +188,6 @@ fn ports(slot: ProtocolSlot, keys: impl IntoIterator<Item = u16>) -> Vec<PortSpa
     spans.dedup();
     spans
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use datapath::layout::{MatrixCell, PAGE_KEYS, PAGES, PortPage, Ruling, page_index};
 use ipnet::IpNet;
 use policy::{
-    Classes, Direction, Effect, HostPolicy, ProtocolSlot, Rule, RuleId, classify::ClassSpan,
+    Classes, Direction, Effect, HostPolicy, ProtocolSlot, Rule, RuleId, Tier, classify::ClassSpan,
 };
+
+/// The meaning of tables. It goes up when [`lower`] or [`policy::classify`] make other tables of the
+/// same rules: then a new agent writes tables of its own, where it would adopt an older one's.
+pub const TABLES_VERSION: u64 = 1;
 
 /// The tables of one generation, before it has a number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,10 +80,18 @@ pub fn slot(slot: ProtocolSlot) -> u32 {
 }
 
 fn ruling(rules: &[Rule], id: RuleId) -> Ruling {
-    // A rule that is not there would be a bug of `classify`; it denies.
-    let rule = rules.get(id.0 as usize);
-    let allow = rule.is_some_and(|rule| rule.effect == Effect::Allow);
-    Ruling::new(id.0, allow, rule.is_some_and(|rule| rule.log))
+    let Some(rule) = rules.get(id.0 as usize) else {
+        // A rule that is not there would be a bug of `classify`; it denies.
+        return Ruling::new(id.0, false).strict();
+    };
+    let mut ruling = Ruling::new(id.0, rule.effect == Effect::Allow);
+    if rule.log {
+        ruling = ruling.logged();
+    }
+    if rule.tier < Tier::Policy {
+        ruling = ruling.strict();
+    }
+    ruling
 }
 
 fn pages(spans: &[ClassSpan]) -> Vec<PortPage> {

@@ -8,8 +8,8 @@
 use crate::{
     headers::{self, Headers, Link, Network, protocol, slot_of_protocol, tcp_flag},
     layout::{
-        Address, DeniedFlow, Direction, Event, Flow, FlowKey, Ipv4, Ipv6, MatrixCell, Ruling,
-        Shared, WORLD, event_kind, flow_state,
+        Address, DeniedFlow, Direction, Event, Flow, FlowKey, FlowRecord, Ipv4, Ipv6, MatrixCell,
+        Opener, Ruling, Shared, WORLD, event_kind, flow_state,
     },
     packet::Packet,
     reason::Reason,
@@ -27,14 +27,17 @@ pub enum Verdict {
 
 const SECOND: u64 = 1_000_000_000;
 
-/// How long a flow lives without a packet that passes, in nanoseconds.
+/// The first of the ports that systems give to clients: Linux from 32768 on, others from 49152 on (RFC
+/// 6335).
+const CLIENT_PORTS: u16 = 32_768;
+
+/// How long after its last packet a flow stays what it was, in nanoseconds. A TCP connection is then
+/// judged again; other flows are forgotten.
 const fn timeout(protocol: u8, state: u8) -> u64 {
     match (protocol, state) {
         (protocol::TCP, flow_state::NEW) => 60 * SECOND,
-        (protocol::TCP, flow_state::ESTABLISHED) => 6 * 3600 * SECOND,
         (protocol::TCP, flow_state::CLOSING) => 120 * SECOND,
-        // Longer than a sender keeps trying: Linux gives up after 924 s (tcp_retries2).
-        (protocol::TCP, _) => 1800 * SECOND,
+        (protocol::TCP, _) => 6 * 3600 * SECOND,
         (_, flow_state::NEW) => 30 * SECOND,
         (_, _) => 180 * SECOND,
     }
@@ -54,12 +57,14 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
         tables,
         direction,
         now,
+        generation: tables.generation().unwrap_or_default(),
         bytes: packet.len(),
     };
     let outcome = match headers::link(packet) {
         Ok(Link::Ipv4(at)) => judge.network::<Ipv4, P>(packet, at),
         Ok(Link::Ipv6(at)) => judge.network::<Ipv6, P>(packet, at),
         Ok(Link::Arp) => Ok(Reason::Neighbour),
+        Ok(Link::Control) => Ok(Reason::LinkControl),
         Err(reason) => Err(reason),
     };
     let bytes = judge.bytes;
@@ -80,196 +85,351 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
 /// Why a packet passes, or why it is dropped.
 type Outcome = Result<Reason, Reason>;
 
+/// What was decided about a packet of some flow, and by which rule.
+///
+/// Eight bytes, all of them set: what a function returns in one register. The verifier refuses a return
+/// by pointer, and the copy of an enum's payload that is not there.
+struct Decision {
+    outcome: Outcome,
+    note: Note,
+    found: Found,
+    ruling: Ruling,
+}
+
+const _: () = assert!(size_of::<Decision>() == 8);
+
+/// What user space is to hear of a decision.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Note {
+    Nothing,
+    /// Counted by rule, and reported once an interval.
+    Denied,
+    /// It passes, and the staged verdict would have dropped it.
+    Staged,
+    /// It passes by a rule with `log: true`.
+    Logged,
+}
+
+impl Decision {
+    /// It passes, and nobody needs to hear of it.
+    #[inline(always)]
+    const fn quiet() -> Self {
+        Self {
+            outcome: Ok(Reason::Allowed),
+            note: Note::Nothing,
+            found: Found::Flow,
+            ruling: Ruling::new(0, true),
+        }
+    }
+
+    /// None yet: the flow table does not have the packet's flow.
+    #[inline(always)]
+    const fn open(found: Found) -> Self {
+        let Self {
+            outcome,
+            note,
+            found: _,
+            ruling,
+        } = Self::quiet();
+        Self {
+            outcome,
+            note,
+            found,
+            ruling,
+        }
+    }
+
+    /// It is dropped, by a rule or because the tables have no answer.
+    #[inline(always)]
+    fn denied(ruling: Ruling, reason: Reason) -> Self {
+        let (reason, note) = match ruling {
+            Ruling::NO_ANSWER => (Reason::Tables, Note::Nothing),
+            _ => (reason, Note::Denied),
+        };
+        Self {
+            outcome: Err(reason),
+            note,
+            found: Found::Flow,
+            ruling,
+        }
+    }
+
+    /// It passes; `opens` when it is the first packet of its flow.
+    #[inline(always)]
+    const fn allowed(cell: MatrixCell, opens: bool, reason: Reason) -> Self {
+        let (ruling, note) = if !cell.staged.allows() {
+            (cell.staged, Note::Staged)
+        } else if opens && cell.enforced.logs() {
+            (cell.enforced, Note::Logged)
+        } else {
+            (cell.enforced, Note::Nothing)
+        };
+        Self {
+            outcome: Ok(reason),
+            note,
+            found: Found::Flow,
+            ruling,
+        }
+    }
+}
+
+/// What the flow table knows of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// Its flow, and so the decision.
+    Flow,
+    /// Nothing.
+    Nothing,
+    /// A connection on its ports that goes on, and which it is not of.
+    Another,
+}
+
+/// What does not change while a packet is judged.
+///
+/// Its larger methods are functions of their own in the kernel too, each with its own stack frame: a
+/// program has 512 bytes for all that are active at once, and a call takes five arguments.
 struct Judge<'a, T> {
     tables: &'a T,
     direction: Direction,
     now: u64,
+    /// The generation that judges it; 0 before the first.
+    generation: u32,
     bytes: u32,
 }
 
 impl<T: Tables> Judge<'_, T> {
     /// A packet with an IP header at an offset.
-    #[inline(always)]
+    #[inline(never)]
     fn network<A: Network, P: Packet + ?Sized>(&self, packet: &P, at: u32) -> Outcome
     where
         T: FamilyTables<A>,
     {
-        let headers = A::headers(packet, at, false)?;
+        let mut headers = Headers::<A>::UNREAD;
+        A::read(packet, at, false, &mut headers)?;
         if headers.neighbour {
             return Ok(Reason::Neighbour);
         }
-        let generation = self.tables.generation().ok_or(Reason::Tables)?;
+        if self.generation == 0 {
+            return Err(Reason::Tables);
+        }
         let key = headers.flow_key(self.direction);
-        if let Some(flow) = self.tables.flow(&key)
-            && !self.expired(&flow, headers.protocol)
-            && !self.reopens(&flow, &headers)
-        {
-            return self.known(generation, &headers, &key, &flow);
+        let mut decision = self.known(&headers, &key);
+        if decision.found != Found::Flow {
+            if headers.inner != 0 && self.related(packet, &headers) {
+                return Ok(Reason::Related);
+            }
+            decision = self.unknown(&headers, &key, decision.found);
         }
-        if let Some(inner) = headers.inner
-            && let Ok(inner) = A::headers(packet, inner, true)
-            && self.related(generation, &inner)
-        {
-            return Ok(Reason::Related);
-        }
-        self.unknown(generation, &headers, &key)
+        self.conclude(&key, &decision)
     }
 
     /// A packet of a flow in the table.
-    #[inline(always)]
-    fn known<A: Address>(
-        &self,
-        generation: u32,
-        headers: &Headers<A>,
-        key: &FlowKey<A>,
-        flow: &Flow,
-    ) -> Outcome
+    #[inline(never)]
+    fn known<A: Address>(&self, headers: &Headers<A>, key: &FlowKey<A>) -> Decision
     where
         T: FamilyTables<A>,
     {
-        let revoked = flow.state.get() == flow_state::REVOKED;
-        if flow.generation.get() != generation || revoked {
-            let opened = Direction::from_number(flow.opened);
-            let cell = self
-                .ruling(generation, opened, &key.remote, key.protocol, flow.service)
-                .ok_or(Reason::Tables)?;
+        let Some(flow) = self.tables.flow(key) else {
+            return Decision::open(Found::Nothing);
+        };
+        let flow = &*flow;
+        if self.forgets(flow, headers) {
+            return Decision::open(if self.goes_on(flow, headers.protocol) {
+                Found::Another
+            } else {
+                Found::Nothing
+            });
+        }
+        let mut decision = Decision::quiet();
+        let generation = self.generation;
+        let found = flow.record.get();
+        let mut record = found;
+        if record.generation() != generation
+            || record.state() == flow_state::REVOKED
+            || self.expired(flow, key.protocol)
+        {
+            let cell = self.opened_by(key, record.opener(), record.service());
             if !cell.enforced.allows() {
                 // The entry stays, or the next packet would be taken for one of a connection that
-                // was there before the agent. A sender that keeps trying keeps it alive.
-                flow.state.set(flow_state::REVOKED);
-                flow.generation.set(generation);
-                if key.protocol == protocol::TCP {
+                // was there before the agent. One that the opener keeps trying stays fresh.
+                flow.record
+                    .set(record.with(generation, flow_state::REVOKED));
+                if record.opener() == Opener::sender(self.direction) {
                     flow.last_seen.set(self.now);
                 }
-                return self.deny(generation, key, cell.enforced, Reason::Revoked);
+                return Decision::denied(cell.enforced, Reason::Revoked);
             }
-            flow.generation.set(generation);
-            if revoked {
-                flow.state.set(flow_state::ESTABLISHED);
-            }
-            self.report_allowed(generation, key, cell, false);
+            let state = match record.state() {
+                flow_state::REVOKED => flow_state::ESTABLISHED,
+                state => state,
+            };
+            record = record.with(generation, state);
+            decision = Decision::allowed(cell, false, Reason::Allowed);
         }
         if headers.tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0 {
-            flow.state.set(flow_state::CLOSING);
-        } else if flow.state.get() == flow_state::NEW && flow.opened != self.direction.number() {
-            flow.state.set(flow_state::ESTABLISHED);
+            record = record.with(generation, flow_state::CLOSING);
+        } else if record.state() == flow_state::NEW
+            && record.opener() != Opener::sender(self.direction)
+        {
+            record = record.with(generation, flow_state::ESTABLISHED);
+        }
+        if record != found {
+            flow.record.set(record);
         }
         // Once a second is fine enough for timeouts, and spares the cache line.
         if self.now.saturating_sub(flow.last_seen.get()) > SECOND {
             flow.last_seen.set(self.now);
         }
-        Ok(Reason::Allowed)
+        decision
     }
 
     /// A packet that no flow in the table claims.
-    #[inline(always)]
-    fn unknown<A: Address>(
-        &self,
-        generation: u32,
-        headers: &Headers<A>,
-        key: &FlowKey<A>,
-    ) -> Outcome
+    #[inline(never)]
+    fn unknown<A: Address>(&self, headers: &Headers<A>, key: &FlowKey<A>, found: Found) -> Decision
     where
         T: FamilyTables<A>,
     {
-        let cell = self
-            .ruling(
-                generation,
-                self.direction,
-                &key.remote,
-                key.protocol,
-                headers.service,
-            )
-            .ok_or(Reason::Tables)?;
-        if cell.enforced.allows() {
-            self.report_allowed(generation, key, cell, true);
-            return Ok(self.keep(generation, key, self.direction, headers.service));
+        let sender = Opener::sender(self.direction);
+        let service = headers.service;
+        let cell = self.opened_by(key, sender, service);
+        if headers.protocol != protocol::TCP || headers.is_opening_syn() {
+            return if !cell.enforced.allows() {
+                Decision::denied(cell.enforced, Reason::Policy)
+            } else if found == Found::Another {
+                // It passes by itself, and does not make its sender the opener of what goes on.
+                Decision::allowed(cell, true, Reason::Allowed)
+            } else {
+                let reason = self.keep(key, sender, flow_state::NEW, service);
+                Decision::allowed(cell, true, reason)
+            };
         }
         // In mid-stream: the agent came after the connection, or its entry made room for others.
-        // Who opened it is not known, so either orientation will do; a SYN has no such grace.
-        if headers.protocol == protocol::TCP && !headers.has_tcp_flags(tcp_flag::SYN) {
-            let opened = self.direction.opposite();
-            let service = headers.source_port;
-            let reverse = self
-                .ruling(generation, opened, &key.remote, key.protocol, service)
-                .ok_or(Reason::Tables)?;
-            if reverse.enforced.allows() {
-                return Ok(self.keep(generation, key, opened, service));
-            }
+        let opener = self.opener_before_the_agent(headers, key);
+        let before = self.opened_by(key, opener, service);
+        let excepted = cell.enforced.allows() || !cell.enforced.is_strict();
+        if before.enforced.allows() && excepted {
+            let reason = self.keep(key, opener, flow_state::ESTABLISHED, service);
+            Decision::allowed(before, false, reason)
+        } else {
+            Decision::denied(cell.enforced, Reason::Policy)
         }
-        self.deny(generation, key, cell.enforced, Reason::Policy)
     }
 
-    /// Whether an ICMP error is about a flow that this generation allows.
+    /// Who opened a TCP connection of which only the middle is seen. The acceptor sends SYN and ACK;
+    /// otherwise it is the end whose port is the only one of those that systems give to clients.
     #[inline(always)]
-    fn related<A: Address>(&self, generation: u32, inner: &Headers<A>) -> bool
+    fn opener_before_the_agent<A: Copy>(&self, headers: &Headers<A>, key: &FlowKey<A>) -> Opener {
+        if headers.has_tcp_flags(tcp_flag::SYN | tcp_flag::ACK) {
+            return Opener::sender(self.direction.opposite());
+        }
+        match (
+            key.remote_port >= CLIENT_PORTS,
+            key.local_port >= CLIENT_PORTS,
+        ) {
+            (true, false) => Opener::Remote,
+            (false, true) => Opener::Local,
+            _ => Opener::Unknown,
+        }
+    }
+
+    /// Whether an ICMP error is about a flow that this generation allows, and goes to the end that sent
+    /// what it quotes.
+    #[inline(always)]
+    fn related<A: Network, P: Packet + ?Sized>(&self, packet: &P, error: &Headers<A>) -> bool
     where
         T: FamilyTables<A>,
     {
-        let key = inner.flow_key(self.direction.opposite());
+        let mut quoted = Headers::<A>::UNREAD;
+        if A::read(packet, error.inner, true, &mut quoted).is_err() {
+            return false;
+        }
+        quoted.source == error.destination && self.is_allowed(&quoted)
+    }
+
+    /// Whether the flow of a packet that went the other way is in the table, and this generation allows
+    /// it.
+    #[inline(never)]
+    fn is_allowed<A: Address>(&self, quoted: &Headers<A>) -> bool
+    where
+        T: FamilyTables<A>,
+    {
+        let key = quoted.flow_key(self.direction.opposite());
         let Some(flow) = self.tables.flow(&key) else {
             return false;
         };
-        if self.expired(&flow, key.protocol) || flow.state.get() == flow_state::REVOKED {
+        let record = flow.record.get();
+        if self.expired(&flow, key.protocol) || record.state() == flow_state::REVOKED {
             return false;
         }
-        let opened = Direction::from_number(flow.opened);
-        flow.generation.get() == generation
+        record.generation() == self.generation
             || self
-                .ruling(generation, opened, &key.remote, key.protocol, flow.service)
-                .is_some_and(|cell| cell.enforced.allows())
+                .opened_by(&key, record.opener(), record.service())
+                .enforced
+                .allows()
+    }
+
+    /// The cell of a flow, by who opened it; either will do where that is not known. For TCP the
+    /// opener tells the service.
+    #[inline(always)]
+    fn opened_by<A: Address>(&self, key: &FlowKey<A>, opener: Opener, service: u16) -> MatrixCell
+    where
+        T: FamilyTables<A>,
+    {
+        let tcp = key.protocol == protocol::TCP;
+        if opener != Opener::Local {
+            let service = if tcp { key.local_port } else { service };
+            let cell = self.ruling(Direction::Ingress, key, service);
+            if opener == Opener::Remote || cell.enforced.allows() {
+                return cell;
+            }
+        }
+        let service = if tcp { key.remote_port } else { service };
+        self.ruling(Direction::Egress, key, service)
     }
 
     /// The cell of a flow: two class reads and one of the matrix, however many rules there are.
     #[inline(always)]
-    fn ruling<A: Address>(
-        &self,
-        generation: u32,
-        opened: Direction,
-        remote: &A,
-        protocol: u8,
-        service: u16,
-    ) -> Option<MatrixCell>
+    fn ruling<A: Address>(&self, opened: Direction, key: &FlowKey<A>, service: u16) -> MatrixCell
     where
         T: FamilyTables<A>,
     {
-        let peer = match self.tables.exact_peer(remote) {
-            Some(peer) => peer,
-            None => self.tables.subnet_peer(remote).unwrap_or(WORLD),
+        const NO_ANSWER: MatrixCell = MatrixCell {
+            enforced: Ruling::NO_ANSWER,
+            staged: Ruling::NO_ANSWER,
         };
-        let peer_class = self.tables.peer_class(generation, peer)?;
-        let slot = slot_of_protocol(protocol);
-        let port_class = self.tables.port_class(generation, opened, slot, service)?;
-        let stride = self.tables.settings(generation)?.port_classes;
+        let generation = self.generation;
+        let peer = match self.tables.exact_peer(&key.remote) {
+            Some(peer) => peer,
+            None => self.tables.subnet_peer(&key.remote).unwrap_or(WORLD),
+        };
+        let Some(peer_class) = self.tables.peer_class(generation, peer) else {
+            return NO_ANSWER;
+        };
+        let slot = slot_of_protocol(key.protocol);
+        let Some(port_class) = self.tables.port_class(generation, opened, slot, service) else {
+            return NO_ANSWER;
+        };
+        let Some(settings) = self.tables.settings(generation) else {
+            return NO_ANSWER;
+        };
         let offset = peer_class
-            .wrapping_mul(stride)
+            .wrapping_mul(settings.port_classes)
             .wrapping_add(u32::from(port_class));
-        self.tables.cell(generation, offset)
+        match self.tables.cell(generation, offset) {
+            Some(cell) => cell,
+            None => NO_ANSWER,
+        }
     }
 
     /// Makes the flow entry of an allowed flow.
     #[inline(always)]
-    fn keep<A: Address>(
-        &self,
-        generation: u32,
-        key: &FlowKey<A>,
-        opened: Direction,
-        service: u16,
-    ) -> Reason
+    fn keep<A: Address>(&self, key: &FlowKey<A>, opener: Opener, state: u8, service: u16) -> Reason
     where
         T: FamilyTables<A>,
     {
-        let state = if opened == self.direction {
-            flow_state::NEW
-        } else {
-            flow_state::ESTABLISHED
-        };
         let flow = Flow {
             last_seen: Shared::new(self.now),
-            generation: Shared::new(generation),
-            state: Shared::new(state),
-            opened: opened.number(),
-            service,
+            record: Shared::new(FlowRecord::new(self.generation, state, opener, service)),
         };
         if self.tables.insert_flow(key, &flow) {
             Reason::Allowed
@@ -278,122 +438,112 @@ impl<T: Tables> Judge<'_, T> {
         }
     }
 
-    /// Counts a denied packet under its rule and reports its flow, at most once an interval.
-    #[inline(always)]
-    fn deny<A: Address>(
-        &self,
-        generation: u32,
-        key: &FlowKey<A>,
-        ruling: Ruling,
-        reason: Reason,
-    ) -> Outcome
+    /// Counts what was denied under its rule, and reports what is to be heard of.
+    #[inline(never)]
+    fn conclude<A: Address>(&self, key: &FlowKey<A>, decision: &Decision) -> Outcome
     where
         T: FamilyTables<A>,
     {
-        self.tables
-            .count_rule(generation, ruling.rule(), self.bytes);
-        let interval = self
-            .tables
-            .settings(generation)
-            .map_or(SECOND, |s| s.report_interval);
-        let packets = match self.tables.denied(key) {
-            Some(denied) => {
-                let packets = denied.packets.get() + 1;
-                if self.now.saturating_sub(denied.reported.get()) < interval {
-                    denied.packets.set(packets);
-                    return Err(reason);
+        let Decision {
+            outcome,
+            note,
+            found: _,
+            ruling,
+        } = decision;
+        let generation = self.generation;
+        let (kind, packets) = match note {
+            Note::Nothing => return *outcome,
+            Note::Staged => (event_kind::STAGED, 1),
+            Note::Logged => (event_kind::LOGGED, 1),
+            Note::Denied => {
+                self.tables
+                    .count_rule(generation, ruling.rule(), self.bytes);
+                match self.repeats(key) {
+                    Some(packets) => (event_kind::DENIED, packets),
+                    None => return *outcome,
                 }
-                denied.reported.set(self.now);
-                denied.packets.set(0);
-                packets
-            }
-            None => {
-                let denied = DeniedFlow {
-                    reported: Shared::new(self.now),
-                    packets: Shared::new(0),
-                };
-                self.tables.insert_denied(key, &denied);
-                1
             }
         };
-        self.report(generation, key, ruling, reason, event_kind::DENIED, packets);
-        Err(reason)
-    }
-
-    /// Reports a flow that passes where its staged verdict differs, or its rule asks for it.
-    #[inline(always)]
-    fn report_allowed<A: Address>(
-        &self,
-        generation: u32,
-        key: &FlowKey<A>,
-        cell: MatrixCell,
-        opens: bool,
-    ) {
-        if !cell.staged.allows() {
-            self.report(
-                generation,
-                key,
-                cell.staged,
-                Reason::Policy,
-                event_kind::STAGED,
-                1,
-            );
-        } else if opens && cell.enforced.logs() {
-            self.report(
-                generation,
-                key,
-                cell.enforced,
-                Reason::Allowed,
-                event_kind::LOGGED,
-                1,
-            );
-        }
-    }
-
-    #[inline(always)]
-    fn report<A: Address>(
-        &self,
-        generation: u32,
-        key: &FlowKey<A>,
-        ruling: Ruling,
-        reason: Reason,
-        kind: u8,
-        packets: u64,
-    ) {
+        // ICMP keeps other things where others keep ports.
+        let (remote_port, local_port) = match key.protocol {
+            protocol::TCP | protocol::UDP | protocol::SCTP => (key.remote_port, key.local_port),
+            _ => (0, 0),
+        };
+        let (Ok(reason) | Err(reason)) = outcome;
         let event = Event {
             time: self.now,
             packets,
             generation,
-            ruling,
+            ruling: *ruling,
             remote: key.remote.widen(),
             local: key.local.widen(),
-            remote_port: key.remote_port,
-            local_port: key.local_port,
+            remote_port,
+            local_port,
             protocol: key.protocol,
             family: A::FAMILY,
             direction: self.direction.number(),
-            reason: reason as u8,
+            reason: *reason as u8,
             kind,
             padding: [0; 7],
         };
         if !self.tables.report(&event) {
             self.tables.count_reason(Reason::EventLost, self.bytes);
         }
+        *outcome
+    }
+
+    /// The packets that a report of a denied flow stands for; `None` while the last one is fresh.
+    #[inline(always)]
+    fn repeats<A: Address>(&self, key: &FlowKey<A>) -> Option<u64>
+    where
+        T: FamilyTables<A>,
+    {
+        let Some(denied) = self.tables.denied(key) else {
+            let denied = DeniedFlow {
+                reported: Shared::new(self.now),
+                packets: Shared::new(0),
+            };
+            self.tables.insert_denied(key, &denied);
+            return Some(1);
+        };
+        let interval = self
+            .tables
+            .settings(self.generation)
+            .map_or(SECOND, |s| s.report_interval);
+        let packets = denied.packets.get() + 1;
+        if self.now.saturating_sub(denied.reported.get()) < interval {
+            denied.packets.set(packets);
+            return None;
+        }
+        denied.reported.set(self.now);
+        denied.packets.set(0);
+        Some(packets)
     }
 
     #[inline(always)]
     fn expired(&self, flow: &Flow, protocol: u8) -> bool {
         let idle = self.now.saturating_sub(flow.last_seen.get());
-        idle > timeout(protocol, flow.state.get())
+        idle > timeout(protocol, flow.record.get().state())
     }
 
-    /// A SYN that is not part of the flow it would fall into: from the other end, or after its end.
+    /// Whether a packet that meets a flow in the table is not of it. A TCP connection is over when
+    /// another is opened on its ports, however long it was silent: who opened it stays known.
     #[inline(always)]
-    fn reopens<A: Copy>(&self, flow: &Flow, headers: &Headers<A>) -> bool {
-        headers.has_tcp_flags(tcp_flag::SYN)
-            && !headers.has_tcp_flags(tcp_flag::ACK)
-            && (flow.opened != self.direction.number()
-                || matches!(flow.state.get(), flow_state::CLOSING | flow_state::REVOKED))
+    fn forgets<A: Copy>(&self, flow: &Flow, headers: &Headers<A>) -> bool {
+        if headers.protocol != protocol::TCP {
+            return self.expired(flow, headers.protocol);
+        }
+        headers.is_opening_syn()
+            && (flow.record.get().opener() != Opener::sender(self.direction)
+                || !self.goes_on(flow, headers.protocol))
+    }
+
+    /// Whether a flow is of a connection that goes on. A SYN from its other end may pass by itself,
+    /// and does not make that end the opener.
+    #[inline(always)]
+    fn goes_on(&self, flow: &Flow, protocol: u8) -> bool {
+        let state = flow.record.get().state();
+        matches!(state, flow_state::NEW | flow_state::ESTABLISHED) && !self.expired(flow, protocol)
     }
 }
 

@@ -46,6 +46,8 @@ pub enum Link {
     Ipv6(u32),
     /// ARP.
     Arp,
+    /// What a device needs to join its network, and what no bridge forwards: see [`is_link_control`].
+    Control,
 }
 
 /// The headers of one packet.
@@ -59,15 +61,15 @@ pub struct Headers<A> {
     pub protocol: u8,
     /// TCP flags; 0 for other protocols.
     pub tcp_flags: u8,
-    /// Host order; the identifier for ICMP echo, 0 without ports.
+    /// Host order. For ICMP the identifier of an echo request, or type and code; 0 without ports.
     pub source_port: u16,
-    /// Host order; the identifier for ICMP echo, 0 without ports.
+    /// Host order. For ICMP the identifier of an echo reply; 0 without ports.
     pub destination_port: u16,
     /// What the packet asks for, were it the first of a flow: destination port, ICMP type and code,
     /// or protocol number.
     pub service: u16,
-    /// Where the packet inside an ICMP error begins.
-    pub inner: Option<u32>,
+    /// Where the packet inside an ICMP error begins; 0 in other packets.
+    pub inner: u32,
     /// Neighbour discovery that IPv6 needs to work at all.
     pub neighbour: bool,
 }
@@ -100,11 +102,32 @@ impl<A: Copy> Headers<A> {
         }
     }
 
+    /// Whether it is the packet that opens a TCP connection.
+    #[inline(always)]
+    pub fn is_opening_syn(&self) -> bool {
+        self.has_tcp_flags(tcp_flag::SYN) && !self.has_tcp_flags(tcp_flag::ACK)
+    }
+
     /// Whether all of these TCP flags are set.
     #[inline(always)]
     pub fn has_tcp_flags(&self, flags: u8) -> bool {
         self.tcp_flags & flags == flags
     }
+}
+
+impl<A: Address> Headers<A> {
+    /// Those of a packet that was not looked at.
+    pub const UNREAD: Self = Self {
+        source: A::UNSPECIFIED,
+        destination: A::UNSPECIFIED,
+        protocol: 0,
+        tcp_flags: 0,
+        source_port: 0,
+        destination_port: 0,
+        service: 0,
+        inner: 0,
+        neighbour: false,
+    };
 }
 
 /// The table of ports that a protocol is judged in; the numbers of [`crate::layout::SLOTS`].
@@ -135,24 +158,40 @@ pub fn link<P: Packet + ?Sized>(packet: &P) -> Result<Link, Reason> {
             0x86dd => return Ok(Link::Ipv6(at + 2)),
             0x0806 => return Ok(Link::Arp),
             0x8100 | 0x88a8 => at += 4,
-            _ => return Err(Reason::EtherType),
+            ether_type => {
+                let destination = packet.load(0).ok_or(Reason::Malformed)?;
+                return if is_link_control(destination, ether_type) {
+                    Ok(Link::Control)
+                } else {
+                    Err(Reason::EtherType)
+                };
+            }
         }
     }
     Err(Reason::EtherType)
 }
 
+/// Spanning tree, link aggregation, LLDP: to the sixteen addresses that bridges do not forward (IEEE
+/// 802.1Q, table 8-1); and port authentication (IEEE 802.1X). Policed ports of bridges and bonds would
+/// drop off their network without.
+#[inline(always)]
+const fn is_link_control(destination: [u8; 6], ether_type: u16) -> bool {
+    matches!(destination, [0x01, 0x80, 0xc2, 0, 0, 0..=0x0f]) || ether_type == 0x888e
+}
+
 /// An address family, as its header is read.
 pub trait Network: Address {
-    /// Reads the header at an offset, and what it carries. `quoted` is for a packet inside an ICMP
-    /// error, of which only the first eight bytes of the upper layer need be there.
+    /// Reads the header at an offset, and what it carries, into `headers`. `quoted` is for a packet inside
+    /// an ICMP error, of which only the first eight bytes of the upper layer need be there.
     ///
     /// # Errors
     /// [`Reason::Malformed`], [`Reason::Fragment`] and, for IPv6, [`Reason::ExtensionHeaders`].
-    fn headers<P: Packet + ?Sized>(
+    fn read<P: Packet + ?Sized>(
         packet: &P,
         at: u32,
         quoted: bool,
-    ) -> Result<Headers<Self>, Reason>;
+        headers: &mut Headers<Self>,
+    ) -> Result<(), Reason>;
 }
 
 /// How much of a packet there is to look at.
@@ -160,25 +199,26 @@ pub trait Network: Address {
 enum Extent {
     /// All of it, up to this offset from the beginning of the frame.
     Whole(u32),
-    /// The first fragment: length fields of the upper layer speak of more than is here.
-    FirstFragment,
+    /// The first fragment, up to this offset: length fields of the upper layer speak of more.
+    FirstFragment(u32),
     /// What an ICMP error quotes: at least the first eight bytes of the upper layer.
     Quoted,
 }
 
 impl Network for Ipv4 {
     /// With options.
-    #[inline(always)]
-    fn headers<P: Packet + ?Sized>(
+    #[inline(never)]
+    fn read<P: Packet + ?Sized>(
         packet: &P,
         at: u32,
         quoted: bool,
-    ) -> Result<Headers<Self>, Reason> {
+        headers: &mut Headers<Self>,
+    ) -> Result<(), Reason> {
         let header: [u8; 20] = packet.load(at).ok_or(Reason::Malformed)?;
         let header_length = u32::from(header[0] & 0x0f) * 4;
         let total_length = u32::from(u16::from_be_bytes([header[2], header[3]]));
         let fragment = u16::from_be_bytes([header[6], header[7]]);
-        if header[0] >> 4 != 4 || header_length < 20 || total_length < header_length {
+        if header[0] >> 4 != 4 || header_length < 20 {
             return Err(Reason::Malformed);
         }
         if fragment & 0x1fff != 0 {
@@ -186,43 +226,39 @@ impl Network for Ipv4 {
         }
         let extent = if quoted {
             Extent::Quoted
-        } else if at + total_length > packet.len() {
+        } else if total_length == 0 && packet.len() > 0xffff {
+            // A segment larger than 64 KiB, on its way to the segmentation of the device.
+            Extent::Whole(packet.len())
+        } else if total_length < header_length || at + total_length > packet.len() {
             return Err(Reason::Malformed);
         } else if fragment & 0x2000 != 0 {
-            Extent::FirstFragment
+            Extent::FirstFragment(at + total_length)
         } else {
             Extent::Whole(at + total_length)
         };
-        let source = Ipv4([header[12], header[13], header[14], header[15]]);
-        let destination = Ipv4([header[16], header[17], header[18], header[19]]);
-        transport(
-            packet,
-            at + header_length,
-            extent,
-            header[9],
-            source,
-            destination,
-            0,
-        )
+        headers.source = Ipv4([header[12], header[13], header[14], header[15]]);
+        headers.destination = Ipv4([header[16], header[17], header[18], header[19]]);
+        transport(packet, at + header_length, extent, header[9], headers)
     }
 }
 
 impl Network for Ipv6 {
     /// With extension headers.
-    #[inline(always)]
-    fn headers<P: Packet + ?Sized>(
+    #[inline(never)]
+    fn read<P: Packet + ?Sized>(
         packet: &P,
         at: u32,
         quoted: bool,
-    ) -> Result<Headers<Self>, Reason> {
+        headers: &mut Headers<Self>,
+    ) -> Result<(), Reason> {
         let fixed: [u8; 8] = packet.load(at).ok_or(Reason::Malformed)?;
-        let source = Ipv6(packet.load(at + 8).ok_or(Reason::Malformed)?);
-        let destination = Ipv6(packet.load(at + 24).ok_or(Reason::Malformed)?);
+        headers.source = Ipv6(packet.load(at + 8).ok_or(Reason::Malformed)?);
+        headers.destination = Ipv6(packet.load(at + 24).ok_or(Reason::Malformed)?);
         if fixed[0] >> 4 != 6 {
             return Err(Reason::Malformed);
         }
         let payload_length = u32::from(u16::from_be_bytes([fixed[4], fixed[5]]));
-        let mut extent = if quoted {
+        let extent = if quoted {
             Extent::Quoted
         } else if payload_length == 0 && packet.len() > 0xffff {
             // A segment larger than 64 KiB, on its way to the segmentation of the device.
@@ -232,74 +268,93 @@ impl Network for Ipv6 {
         } else {
             Extent::Whole(at + 40 + payload_length)
         };
-        let mut next = fixed[6];
-        let mut at = at + 40;
-        for _ in 0..MAX_EXTENSION_HEADERS {
-            let length = match next {
-                // Hop-by-hop, routing, destination options: in units of 8 bytes, the first not counted.
-                0 | 43 | 60 => {
-                    let head: [u8; 2] = packet.load(at).ok_or(Reason::Malformed)?;
-                    next = head[0];
-                    (u32::from(head[1]) + 1) * 8
-                }
-                // Authentication header: in units of 4 bytes, the first two not counted.
-                51 => {
-                    let head: [u8; 2] = packet.load(at).ok_or(Reason::Malformed)?;
-                    next = head[0];
-                    (u32::from(head[1]) + 2) * 4
-                }
-                44 => {
-                    let head: [u8; 4] = packet.load(at).ok_or(Reason::Malformed)?;
-                    let fragment = u16::from_be_bytes([head[2], head[3]]);
-                    if fragment & 0xfff8 != 0 {
-                        return Err(Reason::Fragment);
-                    }
-                    if fragment & 1 != 0 && extent != Extent::Quoted {
-                        extent = Extent::FirstFragment;
-                    }
-                    next = head[0];
-                    8
-                }
-                _ => return transport(packet, at, extent, next, source, destination, fixed[7]),
-            };
-            at += length;
-        }
-        match next {
-            0 | 43 | 44 | 51 | 60 => Err(Reason::ExtensionHeaders),
-            _ => transport(packet, at, extent, next, source, destination, fixed[7]),
-        }
+        behind_extensions(packet, at + 40, extent, fixed[6], headers)?;
+        headers.neighbour = is_neighbour(headers, fixed[7]);
+        Ok(())
     }
 }
 
-/// Reads what an IP header carries. `hop_limit` is 0 where it does not matter.
+/// Looks through IPv6 extension headers.
 #[inline(always)]
-fn transport<P: Packet + ?Sized, A>(
+fn behind_extensions<P: Packet + ?Sized>(
+    packet: &P,
+    mut at: u32,
+    mut extent: Extent,
+    mut next: u8,
+    headers: &mut Headers<Ipv6>,
+) -> Result<(), Reason> {
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        let length = match next {
+            // Hop-by-hop, routing, destination options: in units of 8 bytes, the first not counted.
+            0 | 43 | 60 => {
+                let head: [u8; 2] = packet.load(at).ok_or(Reason::Malformed)?;
+                next = head[0];
+                (u32::from(head[1]) + 1) * 8
+            }
+            // Authentication header: in units of 4 bytes, the first two not counted.
+            51 => {
+                let head: [u8; 2] = packet.load(at).ok_or(Reason::Malformed)?;
+                next = head[0];
+                (u32::from(head[1]) + 2) * 4
+            }
+            44 => {
+                let head: [u8; 4] = packet.load(at).ok_or(Reason::Malformed)?;
+                let fragment = u16::from_be_bytes([head[2], head[3]]);
+                if fragment & 0xfff8 != 0 {
+                    return Err(Reason::Fragment);
+                }
+                if fragment & 1 != 0
+                    && let Extent::Whole(end) = extent
+                {
+                    extent = Extent::FirstFragment(end);
+                }
+                next = head[0];
+                8
+            }
+            _ => break,
+        };
+        at += length;
+    }
+    match next {
+        0 | 43 | 44 | 51 | 60 => Err(Reason::ExtensionHeaders),
+        _ => transport(packet, at, extent, next, headers),
+    }
+}
+
+/// What IPv6 cannot do without on a link: neighbour discovery (RFC 4861), which routers never forward,
+/// and the reports of listeners (RFC 2710, RFC 3810) without which a snooping switch keeps it away.
+#[inline(always)]
+fn is_neighbour(headers: &Headers<Ipv6>, hop_limit: u8) -> bool {
+    let [kind, code] = headers.service.to_be_bytes();
+    let unspecified_or_link_local =
+        matches!(headers.source.0, [0xfe, 0x80..=0xbf, ..]) || headers.source.0 == [0; 16];
+    let multicast = headers.destination.0[0] == 0xff;
+    headers.protocol == protocol::ICMPV6
+        && match kind {
+            133..=136 => code == 0 && hop_limit == 255,
+            130..=132 | 143 => hop_limit == 1 && unspecified_or_link_local && multicast,
+            _ => false,
+        }
+}
+
+/// Reads what an IP header carries.
+#[inline(always)]
+fn transport<P: Packet + ?Sized, A: Address>(
     packet: &P,
     at: u32,
     extent: Extent,
     number: u8,
-    source: A,
-    destination: A,
-    hop_limit: u8,
-) -> Result<Headers<A>, Reason> {
-    let mut headers = Headers {
-        source,
-        destination,
-        protocol: number,
-        tcp_flags: 0,
-        source_port: 0,
-        destination_port: 0,
-        service: u16::from(number),
-        inner: None,
-        neighbour: false,
-    };
+    headers: &mut Headers<A>,
+) -> Result<(), Reason> {
+    headers.protocol = number;
+    headers.service = u16::from(number);
     let minimum = match number {
         protocol::TCP => 20,
         protocol::UDP | protocol::ICMP | protocol::ICMPV6 => 8,
         protocol::SCTP => 12,
-        _ => return Ok(headers),
+        _ => return Ok(()),
     };
-    if let Extent::Whole(end) = extent
+    if let Extent::Whole(end) | Extent::FirstFragment(end) = extent
         && at + minimum > end
     {
         return Err(Reason::Malformed);
@@ -309,17 +364,18 @@ fn transport<P: Packet + ?Sized, A>(
     match number {
         protocol::ICMP | protocol::ICMPV6 => {
             headers.service = u16::from_be_bytes([head[0], head[1]]);
-            if is_echo(number, head[0]) {
-                headers.source_port = u16::from_be_bytes([head[4], head[5]]);
-                headers.destination_port = headers.source_port;
-            } else if is_error(number, head[0]) {
-                headers.inner = Some(at + 8);
+            // As if they were ports, so that a reply falls into the flow of its request and nothing
+            // else does, least of all a request from the other end.
+            let identifier = u16::from_be_bytes([head[4], head[5]]);
+            match echo(number, head[0]) {
+                Some(Echo::Request) => headers.source_port = identifier,
+                Some(Echo::Reply) => headers.destination_port = identifier,
+                None => headers.source_port = headers.service,
             }
-            headers.neighbour = number == protocol::ICMPV6
-                && matches!(head[0], 133..=136)
-                && head[1] == 0
-                && hop_limit == 255;
-            return Ok(headers);
+            if is_error(number, head[0]) {
+                headers.inner = at + 8;
+            }
+            return Ok(());
         }
         protocol::UDP => {
             let length = u32::from(u16::from_be_bytes([head[4], head[5]]));
@@ -347,15 +403,20 @@ fn transport<P: Packet + ?Sized, A>(
     headers.source_port = u16::from_be_bytes([head[0], head[1]]);
     headers.destination_port = u16::from_be_bytes([head[2], head[3]]);
     headers.service = headers.destination_port;
-    Ok(headers)
+    Ok(())
 }
 
-/// Echo request and reply: the identifier stands for both ports, so that they are one flow.
+enum Echo {
+    Request,
+    Reply,
+}
+
 #[inline(always)]
-const fn is_echo(number: u8, kind: u8) -> bool {
-    match number {
-        protocol::ICMP => matches!(kind, 0 | 8),
-        _ => matches!(kind, 128 | 129),
+const fn echo(number: u8, kind: u8) -> Option<Echo> {
+    match (number, kind) {
+        (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => Some(Echo::Request),
+        (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => Some(Echo::Reply),
+        _ => None,
     }
 }
 

@@ -74,6 +74,8 @@ impl Direction {
 pub trait Address: Copy + Eq + core::hash::Hash + 'static {
     /// 4 or 6.
     const FAMILY: u8;
+    /// All zeros.
+    const UNSPECIFIED: Self;
     /// Widened to 16 bytes for events; IPv4 stands in the first four.
     fn widen(&self) -> [u8; 16];
 }
@@ -90,6 +92,7 @@ pub struct Ipv6(pub [u8; 16]);
 
 impl Address for Ipv4 {
     const FAMILY: u8 = 4;
+    const UNSPECIFIED: Self = Self([0; 4]);
     #[inline(always)]
     fn widen(&self) -> [u8; 16] {
         let [a, b, c, d] = self.0;
@@ -99,6 +102,7 @@ impl Address for Ipv4 {
 
 impl Address for Ipv6 {
     const FAMILY: u8 = 6;
+    const UNSPECIFIED: Self = Self([0; 16]);
     #[inline(always)]
     fn widen(&self) -> [u8; 16] {
         self.0
@@ -146,9 +150,9 @@ pub struct FlowKey<A> {
     pub remote: A,
     /// This end.
     pub local: A,
-    /// Host order; the identifier for ICMP echo, 0 without ports.
+    /// Host order; for ICMP as in [`crate::headers::Headers`], 0 without ports.
     pub remote_port: u16,
-    /// Host order; the identifier for ICMP echo, 0 without ports.
+    /// Host order; for ICMP as in [`crate::headers::Headers`], 0 without ports.
     pub local_port: u16,
     /// IANA number.
     pub protocol: u8,
@@ -162,14 +166,91 @@ pub struct FlowKey<A> {
 pub struct Flow {
     /// When its last packet passed, nanoseconds of the monotonic clock.
     pub last_seen: Shared<u64>,
+    /// What is known of it. One word, stored at once: two CPUs that judge it by different generations
+    /// leave what one of them found, never a mixture.
+    pub record: Shared<FlowRecord>,
+}
+
+/// What is known of a [`Flow`], in one word: generation, state, opener, service.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRecord(u64);
+
+impl FlowRecord {
+    /// `state` is one of [`flow_state`]; `service` is what the opening packet asked for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(generation: u32, state: u8, opener: Opener, service: u16) -> Self {
+        Self(
+            (generation as u64) << 32
+                | (state as u64) << 24
+                | (opener as u64) << 16
+                | service as u64,
+        )
+    }
+
     /// The generation whose verdict this is.
-    pub generation: Shared<u32>,
+    #[inline(always)]
+    #[must_use]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
     /// One of the constants in [`flow_state`].
-    pub state: Shared<u8>,
-    /// The direction of the packet that opened it, as [`Direction::number`].
-    pub opened: u8,
+    #[inline(always)]
+    #[must_use]
+    pub const fn state(self) -> u8 {
+        (self.0 >> 24) as u8
+    }
+
+    /// Who sent the packet that opened it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opener(self) -> Opener {
+        match (self.0 >> 16) as u8 {
+            0 => Opener::Remote,
+            1 => Opener::Local,
+            _ => Opener::Unknown,
+        }
+    }
+
     /// What the opening packet asked for: destination port, ICMP type and code, or protocol number.
-    pub service: u16,
+    #[inline(always)]
+    #[must_use]
+    pub const fn service(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// The same flow, judged by another generation or in another state.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, generation: u32, state: u8) -> Self {
+        Self::new(generation, state, self.opener(), self.service())
+    }
+}
+
+/// Which end opened a flow.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opener {
+    /// The other end: the opening packet came in.
+    Remote = 0,
+    /// This end: it went out.
+    Local = 1,
+    /// A TCP connection that was there before the agent, and whose ports do not tell.
+    Unknown = 2,
+}
+
+impl Opener {
+    /// The end that sends packets in this direction.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sender(direction: Direction) -> Self {
+        match direction {
+            Direction::Ingress => Self::Remote,
+            Direction::Egress => Self::Local,
+        }
+    }
 }
 
 /// The states of a [`Flow`].
@@ -236,14 +317,37 @@ pub struct Ruling(pub u32);
 impl Ruling {
     const ALLOW: u32 = 1 << 31;
     const LOG: u32 = 1 << 30;
-    const RULE: u32 = Self::LOG - 1;
+    const STRICT: u32 = 1 << 29;
+    const RULE: u32 = Self::STRICT - 1;
+
+    /// What stands for a rule where the tables have no answer: a deny, of no rule.
+    pub const NO_ANSWER: Self = Self(Self::RULE);
 
     /// A rule below [`MAX_RULES`] with its effect.
     #[must_use]
-    pub const fn new(rule: u32, allow: bool, log: bool) -> Self {
+    pub const fn new(rule: u32, allow: bool) -> Self {
         let allow = if allow { Self::ALLOW } else { 0 };
-        let log = if log { Self::LOG } else { 0 };
-        Self(rule & Self::RULE | allow | log)
+        Self(rule & Self::RULE | allow)
+    }
+
+    /// The same, with flows that it allows reported.
+    #[must_use]
+    pub const fn logged(self) -> Self {
+        Self(self.0 | Self::LOG)
+    }
+
+    /// The same, of a tier above policy: a deny that is meant for every packet of its direction, so
+    /// that no connection from before the agent is an exception.
+    #[must_use]
+    pub const fn strict(self) -> Self {
+        Self(self.0 | Self::STRICT)
+    }
+
+    /// Whether no packet is excepted from a deny.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_strict(self) -> bool {
+        self.0 & Self::STRICT != 0
     }
 
     /// Whether the rule allows.
@@ -369,15 +473,16 @@ unsafe impl Layout for Counter {}
 // SAFETY: as above.
 unsafe impl Layout for Event {}
 // SAFETY: as above.
-unsafe impl<A: Address> Layout for FlowKey<A> {}
+unsafe impl Layout for FlowKey<Ipv4> {}
+// SAFETY: as above.
+unsafe impl Layout for FlowKey<Ipv6> {}
 
 const _: () = {
     assert!(size_of::<FlowKey<Ipv4>>() == 16);
     assert!(size_of::<FlowKey<Ipv6>>() == 40);
     assert!(offset_of!(FlowKey<Ipv6>, protocol) == 36);
     assert!(size_of::<Flow>() == 16);
-    assert!(offset_of!(Flow, generation) == 8);
-    assert!(offset_of!(Flow, service) == 14);
+    assert!(offset_of!(Flow, record) == 8);
     assert!(size_of::<DeniedFlow>() == 16);
     assert!(size_of::<Settings>() == 64);
     assert!(offset_of!(Settings, digest) == 32);

@@ -28,11 +28,13 @@ pub enum Reason {
     EventLost = 10,
     /// A flow that passed although the flow table did not take it.
     FlowNotKept = 11,
+    /// What a device needs to join its network: link aggregation, spanning tree, port authentication.
+    LinkControl = 12,
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 13;
 
     /// All, by number.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -48,6 +50,7 @@ impl Reason {
         Self::Related,
         Self::EventLost,
         Self::FlowNotKept,
+        Self::LinkControl,
     ];
 
     /// The reason of a number in an event.
@@ -87,6 +90,7 @@ impl Reason {
             Self::Related => "related",
             Self::EventLost => "event-lost",
             Self::FlowNotKept => "flow-not-kept",
+            Self::LinkControl => "link-control",
         }
     }
 }

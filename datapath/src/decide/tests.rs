@@ -45,6 +45,10 @@ enum World {
     HttpsObserved,
     /// Everything in, nothing out.
     NothingOut,
+    /// The friend reaches tcp/443, and nothing goes out.
+    HttpsOnly,
+    /// Everything in, everything out.
+    All,
 }
 
 /// Fills the idle slot and flips.
@@ -89,16 +93,19 @@ fn publish(tables: &mut MemoryTables, world: World) -> u32 {
         for class in [OTHER, HTTPS, EGRESS] {
             let https = peer == 1 && class == HTTPS;
             let (rule, allow) = match world {
-                World::Https | World::HttpsObserved if https => (ALLOW_HTTPS, true),
+                World::Https | World::HttpsObserved | World::HttpsOnly if https => {
+                    (ALLOW_HTTPS, true)
+                }
+                World::All => (ALLOW_EGRESS, true),
                 World::Https | World::HttpsObserved | World::NothingIn if class == EGRESS => {
                     (ALLOW_EGRESS, true)
                 }
                 World::NothingOut if class != EGRESS => (ALLOW_HTTPS, true),
                 _ => (DENY, false),
             };
-            let enforced = Ruling::new(rule, allow, false);
+            let enforced = Ruling::new(rule, allow);
             let staged = if world == World::HttpsObserved && https {
-                Ruling::new(STAGED_DENY, false, false)
+                Ruling::new(STAGED_DENY, false)
             } else {
                 enforced
             };
@@ -169,7 +176,7 @@ fn what_a_rule_allows_passes_and_so_do_its_replies() {
     let flows = tables.ipv4.flows.borrow();
     let flow = flows.values().next().unwrap();
     assert_eq!(
-        (flows.len(), flow.state.get()),
+        (flows.len(), flow.record.get().state()),
         (1, flow_state::ESTABLISHED)
     );
     assert!(tables.events.borrow().is_empty());
@@ -464,7 +471,7 @@ fn an_icmp_error_passes_with_the_flow_that_it_is_about_and_with_no_other() {
         // From a router on the way, as it would be for "fragmentation needed".
         PacketBuilder::ethernet2([2; 6], [4; 6])
             .ipv4([10, 0, 9, 9], HOST, 64)
-            .icmpv4(kind)
+            .icmpv4(kind.clone())
             .write(&mut frame, &quoted[14..42])
             .unwrap();
         frame
@@ -533,6 +540,160 @@ fn neighbours_are_found_under_any_policy() {
     assert_eq!(ingress(&tables, &solicitation(254), 1), Verdict::Drop);
 }
 
+/// A connection of which the agent sees the middle first: the accepting end speaks.
+fn seen_from_the_middle(world: World) -> MemoryTables {
+    let tables = tables(world);
+    assert_eq!(egress(&tables, &tcp(SERVER, CLIENT, ACK), 1), Verdict::Pass);
+    assert_eq!(
+        ingress(&tables, &tcp(CLIENT, SERVER, ACK), 2),
+        Verdict::Pass
+    );
+    tables
+}
+
+#[test]
+fn who_speaks_first_after_the_agent_comes_is_not_taken_for_the_opener() {
+    // Denied inward: cut, although everything outward is allowed.
+    let mut tables = seen_from_the_middle(World::Https);
+    publish(&mut tables, World::NothingIn);
+    assert_eq!(egress(&tables, &tcp(SERVER, CLIENT, ACK), 3), Verdict::Drop);
+    assert_eq!(
+        ingress(&tables, &tcp(CLIENT, SERVER, ACK), 4),
+        Verdict::Drop
+    );
+    // Denied outward, allowed inward: it lives on.
+    let mut tables = seen_from_the_middle(World::Https);
+    publish(&mut tables, World::NothingOut);
+    assert_eq!(egress(&tables, &tcp(SERVER, CLIENT, ACK), 3), Verdict::Pass);
+    assert_eq!(
+        ingress(&tables, &tcp(CLIENT, SERVER, ACK), 4),
+        Verdict::Pass
+    );
+}
+
+#[test]
+fn where_the_ports_do_not_tell_either_end_may_have_opened_it() {
+    let (local, remote) = ((HOST, 50_051), (STRANGER, 40_000));
+    let mut tables = tables(World::NothingIn);
+    assert_eq!(ingress(&tables, &tcp(remote, local, ACK), 1), Verdict::Pass);
+    publish(&mut tables, World::NothingOut);
+    assert_eq!(ingress(&tables, &tcp(remote, local, ACK), 2), Verdict::Pass);
+    publish(&mut tables, World::Nothing);
+    assert_eq!(ingress(&tables, &tcp(remote, local, ACK), 3), Verdict::Drop);
+    assert_eq!(egress(&tables, &tcp(local, remote, ACK), 4), Verdict::Drop);
+}
+
+#[test]
+fn silence_does_not_bring_a_revoked_connection_back() {
+    let mut tables = tables(World::NothingIn);
+    let (local, remote) = ((HOST, 40_000), (STRANGER, 5432));
+    egress(&tables, &tcp(local, remote, SYN), 1);
+    ingress(&tables, &tcp(remote, local, SYN | ACK), 2);
+    publish(&mut tables, World::NothingOut);
+    for hours in [0, 1, 10, 100] {
+        let now = hours * 3600 * SECOND + 3;
+        assert_eq!(
+            egress(&tables, &tcp(local, remote, ACK), now),
+            Verdict::Drop
+        );
+        assert_eq!(
+            ingress(&tables, &tcp(remote, local, ACK), now),
+            Verdict::Drop
+        );
+    }
+}
+
+#[test]
+fn a_revoked_datagram_flow_stays_cut_while_its_opener_keeps_trying() {
+    let mut tables = tables(World::NothingIn);
+    let (local, remote) = ((HOST, 40_000), (STRANGER, 53));
+    assert_eq!(egress(&tables, &udp(local, remote), 1), Verdict::Pass);
+    publish(&mut tables, World::NothingOut);
+    for seconds in 0..1_000 {
+        let now = seconds * SECOND + 2;
+        assert_eq!(egress(&tables, &udp(local, remote), now), Verdict::Drop);
+        assert_eq!(ingress(&tables, &udp(remote, local), now), Verdict::Drop);
+    }
+}
+
+#[test]
+fn a_syn_from_the_other_end_does_not_make_it_the_opener() {
+    let mut tables = tables(World::NothingIn);
+    let (local, remote) = ((HOST, 40_000), (FRIEND, 443));
+    egress(&tables, &tcp(local, remote, SYN), 1);
+    ingress(&tables, &tcp(remote, local, SYN | ACK), 2);
+    publish(&mut tables, World::All);
+    // Allowed by itself now, it passes; the connection stays the one that this host opened.
+    assert_eq!(ingress(&tables, &tcp(remote, local, SYN), 3), Verdict::Pass);
+    publish(&mut tables, World::NothingOut);
+    assert_eq!(egress(&tables, &tcp(local, remote, ACK), 4), Verdict::Drop);
+    assert_eq!(ingress(&tables, &tcp(remote, local, ACK), 5), Verdict::Drop);
+}
+
+#[test]
+fn an_icmp_error_goes_to_the_end_that_sent_what_it_quotes_and_to_no_other() {
+    let tables = tables(World::Https);
+    // The friend's connection to this host; the host complains, and tells a stranger.
+    let received = tcp(CLIENT, SERVER, SYN);
+    assert_eq!(ingress(&tables, &received, 1), Verdict::Pass);
+    let kind = etherparse::Icmpv4Type::DestinationUnreachable(
+        etherparse::icmpv4::DestUnreachableHeader::Port,
+    );
+    let error = |to| {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4(HOST, to, 64)
+            .icmpv4(kind.clone())
+            .write(&mut frame, &received[14..42])
+            .unwrap();
+        frame
+    };
+    let mut tables = tables;
+    publish(&mut tables, World::HttpsOnly);
+    assert_eq!(egress(&tables, &error(FRIEND), 2), Verdict::Pass);
+    assert_eq!(egress(&tables, &error(STRANGER), 2), Verdict::Drop);
+}
+
+#[test]
+fn a_ping_lets_no_ping_back_in() {
+    let tables = tables(World::NothingIn);
+    let request = |source, destination| {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4(source, destination, 64)
+            .icmpv4_echo_request(77, 1)
+            .write(&mut frame, b"data")
+            .unwrap();
+        frame
+    };
+    assert_eq!(egress(&tables, &request(HOST, FRIEND), 1), Verdict::Pass);
+    assert_eq!(ingress(&tables, &request(FRIEND, HOST), 2), Verdict::Drop);
+}
+
+#[test]
+fn a_strict_deny_excepts_no_connection_from_before_the_agent() {
+    let mut tables = tables(World::NothingIn);
+    let packet = tcp((STRANGER, 5432), (HOST, 40_000), ACK);
+    for cell in tables.matrix.values_mut() {
+        if !cell.enforced.allows() {
+            cell.enforced = cell.enforced.strict();
+        }
+    }
+    assert_eq!(ingress(&tables, &packet, 1), Verdict::Drop);
+}
+
+#[test]
+fn devices_join_their_network_under_any_policy() {
+    let tables = tables(World::Nothing);
+    let mut lacp = vec![0; 60];
+    lacp[..6].copy_from_slice(&[0x01, 0x80, 0xc2, 0, 0, 0x02]);
+    lacp[12..14].copy_from_slice(&[0x88, 0x09]);
+    assert_eq!(ingress(&tables, &lacp, 1), Verdict::Pass);
+    lacp[5] = 0x10;
+    assert_eq!(ingress(&tables, &lacp, 1), Verdict::Drop);
+    assert_eq!(tables.packets(Reason::LinkControl), 1);
+}
+
 proptest! {
     #[test]
     fn a_packet_cut_short_never_passes(keep in 0..58usize) {
@@ -555,8 +716,8 @@ proptest! {
         let tables = tables(World::Nothing);
         for direction in [Direction::Ingress, Direction::Egress] {
             let verdict = decide(frame.as_slice(), direction, &tables, 1);
-            let neighbour = tables.packets(Reason::Neighbour) > 0;
-            prop_assert_eq!(verdict == Verdict::Pass, neighbour);
+            let of_the_link = tables.packets(Reason::Neighbour) + tables.packets(Reason::LinkControl);
+            prop_assert_eq!(verdict == Verdict::Pass, of_the_link > 0);
         }
     }
 
@@ -567,7 +728,7 @@ proptest! {
         frame[position] = value;
         let verdict = ingress(&tables, &frame, 1);
         let kept = tables.ipv4.flows.borrow().len() + tables.ipv6.flows.borrow().len();
-        let neighbour = tables.packets(Reason::Neighbour) > 0;
-        prop_assert_eq!(verdict == Verdict::Pass, kept == 1 || neighbour);
+        let of_the_link = tables.packets(Reason::Neighbour) + tables.packets(Reason::LinkControl);
+        prop_assert_eq!(verdict == Verdict::Pass, kept == 1 || of_the_link > 0);
     }
 }

@@ -1,0 +1,120 @@
+//! What a host lets through on its own account, by the rules that it adds.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up shall fail"
+)]
+
+use std::collections::BTreeMap;
+
+use policy::{Identity, PortKey, Revision};
+
+use super::*;
+
+fn local() -> LocalTiers {
+    LocalTiers {
+        controllers: vec!["10.66.9.10:7443".parse().unwrap()],
+        failsafe_subnets: vec!["10.66.0.0/24".parse().unwrap()],
+        failsafe_tcp_ports: vec![22],
+        own_addresses: vec!["10.66.1.10".parse().unwrap()],
+        config_file: "/etc/bulkhead/agent.toml".into(),
+    }
+}
+
+/// A policy that denies everything in a tier, with the host's own rules.
+fn denying_in(tier: Tier, local: &LocalTiers) -> HostPolicy {
+    let rule = |direction| Rule {
+        direction,
+        tier,
+        effect: Effect::Deny,
+        mode: Mode::Enforce,
+        peers: PeerMatch::Any,
+        ports: Vec::new(),
+        log: false,
+        origin: Arc::new(Origin::unwritten("everything")),
+    };
+    local.merge(&HostPolicy {
+        revision: Revision(1),
+        identity: Identity::FIRST,
+        rules: Direction::ALL.map(rule).to_vec(),
+        addresses: BTreeMap::new(),
+    })
+}
+
+/// The tier of the first rule that matches, where it allows.
+fn allowed_by(
+    policy: &HostPolicy,
+    direction: Direction,
+    peer: &str,
+    slot: ProtocolSlot,
+    key: u16,
+) -> Option<Tier> {
+    let peer = peer.parse().unwrap();
+    let rule = policy
+        .rules
+        .iter()
+        .find(|rule| rule.matches(direction, peer, None, PortKey { slot, key }))
+        .unwrap();
+    (rule.effect == Effect::Allow).then_some(rule.tier)
+}
+
+use Direction::{Egress, Ingress};
+use ProtocolSlot::{Tcp, Udp};
+
+#[test]
+fn quarantine_leaves_the_way_to_the_controller_and_to_an_address_and_no_other() {
+    let policy = denying_in(Tier::Quarantine, &local());
+    let lifeline = Some(Tier::Lifeline);
+    assert_eq!(
+        allowed_by(&policy, Egress, "10.66.9.10", Tcp, 7443),
+        lifeline
+    );
+    assert_eq!(
+        allowed_by(&policy, Egress, "255.255.255.255", Udp, 67),
+        lifeline
+    );
+    assert_eq!(allowed_by(&policy, Egress, "ff02::1:2", Udp, 547), lifeline);
+    assert_eq!(allowed_by(&policy, Ingress, "fe80::1", Udp, 546), lifeline);
+    for (direction, peer, slot, key) in [
+        (Egress, "10.66.9.10", Tcp, 22),
+        (Ingress, "10.66.9.10", Tcp, 7443),
+        (Egress, "198.51.100.7", Udp, 67),
+        (Egress, "2001:db8::7", Udp, 547),
+        (Ingress, "198.51.100.7", Udp, 68),
+        (Ingress, "2001:db8::7", Udp, 546),
+        (Ingress, "10.66.0.10", Tcp, 22),
+    ] {
+        let allowed = allowed_by(&policy, direction, peer, slot, key);
+        assert_eq!(allowed, None, "{direction} {peer} {slot}/{key}");
+    }
+}
+
+#[test]
+fn no_policy_cuts_the_operators_way_in() {
+    let policy = denying_in(Tier::Policy, &local());
+    assert_eq!(
+        allowed_by(&policy, Ingress, "10.66.0.10", Tcp, 22),
+        Some(Tier::Failsafe)
+    );
+    assert_eq!(allowed_by(&policy, Ingress, "10.66.0.10", Tcp, 23), None);
+    assert_eq!(allowed_by(&policy, Ingress, "10.66.1.11", Tcp, 22), None);
+}
+
+#[test]
+fn agents_reach_a_controller_on_a_host_that_is_policed_itself() {
+    let mut local = local();
+    local.own_addresses = vec!["10.66.9.10".parse().unwrap()];
+    let policy = denying_in(Tier::Policy, &local);
+    assert_eq!(
+        allowed_by(&policy, Ingress, "10.66.1.10", Tcp, 7443),
+        Some(Tier::Lifeline)
+    );
+}
+
+#[test]
+fn the_fingerprint_changes_with_the_rules() {
+    let before = local();
+    let mut after = before.clone();
+    assert_eq!(before.fingerprint(), after.fingerprint());
+    after.failsafe_tcp_ports.push(2222);
+    assert_ne!(before.fingerprint(), after.fingerprint());
+}
