@@ -91,7 +91,7 @@ macro_rules! family {
             fn flow(&self, key: &FlowKey<$address>) -> Option<&Flow> {
                 // SAFETY: the memory lives as long as the map, and its fields are cells of plain
                 // integers, which other CPUs may change under us. A full table may give the entry
-                // to another flow meanwhile; that is as if this packet had come a moment earlier.
+                // to another flow meanwhile: for that moment the record is the other flow's.
                 maps::$flows.get_ptr(key).map(|flow| unsafe { &*flow })
             }
 
