@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     ffi::OsStr,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -25,7 +25,7 @@ pub fn policies(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
     for path in paths {
         let before = found.files.len();
         match fs::metadata(path) {
-            Err(error) => found.usage.push(format!("{}: {error}", path.display())),
+            Err(error) => found.unreadable(path, &error),
             Ok(metadata) if metadata.is_dir() => {
                 found.directory(path);
                 if found.files.len() == before && found.usage.is_empty() {
@@ -82,12 +82,12 @@ impl Found {
         let entries = fs::read_dir(directory).and_then(|entries| {
             entries
                 .map(|entry| Ok(entry?.path()))
-                .collect::<std::io::Result<BTreeSet<_>>>()
+                .collect::<io::Result<BTreeSet<_>>>()
         });
         let entries = match entries {
             Ok(entries) => entries,
             Err(error) => {
-                self.usage.push(format!("{}: {error}", directory.display()));
+                self.unreadable(directory, &error);
                 return;
             }
         };
@@ -107,11 +107,32 @@ impl Found {
         }
     }
 
+    fn unreadable(&mut self, path: &Path, error: &io::Error) {
+        let doing = format!("reading policies from {}", path.display());
+        self.usage.push(io_error(&doing, error));
+    }
+
     fn is_new(&mut self, path: &Path) -> bool {
         // What has no canonical path, such as a pipe, cannot be met twice either.
         path.canonicalize()
             .map_or(true, |path| self.seen.insert(path))
     }
+}
+
+/// What was being done, why it cannot be done, and what to do about it.
+pub fn io_error(doing: &str, error: &io::Error) -> String {
+    let words = match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file or directory; check the path".to_owned(),
+        io::ErrorKind::NotADirectory => {
+            "what should be a directory on the way is a file; check the path".to_owned()
+        }
+        io::ErrorKind::IsADirectory => "it is a directory; name a file in it".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "permission denied; become a user who may read it, or let this one".to_owned()
+        }
+        _ => format!("{error}; try again, or copy it to where it can be read"),
+    };
+    format!("{doing}: {words}")
 }
 
 fn read(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
@@ -125,7 +146,7 @@ fn read(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
             .display()
             .to_string();
         match fs::read(path).map(String::from_utf8) {
-            Err(error) => unreadable.push(format!("{name}: {error}")),
+            Err(error) => unreadable.push(io_error(&format!("reading {name}"), &error)),
             Ok(Err(error)) => {
                 let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
                 let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;

@@ -184,7 +184,7 @@ impl Controller {
         for address in state.note_refused(id, judged.refused) {
             self.security_event(format_args!(
                 "the host {name}, connected from {source}, claims {address}: refused, because its \
-                 token allows no such address or a live host has it"
+                 token allows no such address, or a host has it that is live or in quarantine"
             ));
         }
         let mut changes: Vec<(HostId, BTreeSet<IpAddr>)> = judged.left_to.into_iter().collect();

@@ -208,9 +208,9 @@ pub fn check_fit(policy: &HostPolicy) -> Result<Size, TooLarge> {
             limits::MAX_PORT_CLASSES - limits::HOST_PORT_CLASSES,
         ),
         (
-            "matrix cells",
-            size.cells,
-            limits::MAX_CELLS / limits::HOST_CELLS_FACTOR,
+            "matrix cells with each host's own rules",
+            limits::cells_with_host_rules(size.peer_classes, size.port_classes),
+            limits::MAX_CELLS,
         ),
     ] {
         TooLarge::check(what, needed, limit)?;

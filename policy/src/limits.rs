@@ -18,10 +18,19 @@ pub const HOST_RULES: usize = 64;
 /// Addresses and subnets that those rules may name.
 pub const HOST_PEERS: usize = 1_024;
 /// Port classes that they may split off.
-pub const HOST_PORT_CLASSES: usize = 128;
-/// How many times larger they may make the matrix: each peer class may lie half inside the
-/// operators' subnets.
+pub const HOST_PORT_CLASSES: usize = 16;
+/// How many times more peer classes they may make of those that there are: each may lie half
+/// inside the operators' subnets.
 pub const HOST_CELLS_FACTOR: usize = 2;
+/// Peer classes that they may add to those: each rule may name peers that no policy names.
+pub const HOST_PEER_CLASSES: usize = HOST_RULES;
+
+/// Cells of the largest matrix that a host may make of one of `rows` peer classes and `columns`
+/// port classes: [`crate::check_fit`] holds it against [`MAX_CELLS`].
+#[must_use]
+pub const fn cells_with_host_rules(rows: usize, columns: usize) -> usize {
+    (HOST_CELLS_FACTOR * rows + HOST_PEER_CLASSES) * (columns + HOST_PORT_CLASSES)
+}
 
 /// Cells of the matrix before equal rows and columns become one: what [`crate::classify()`] is
 /// ready to compute.

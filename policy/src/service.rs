@@ -105,7 +105,8 @@ impl fmt::Display for PortKey {
     }
 }
 
-/// As authors write it: `tcp/5432`, `tcp/8000-8010`, `tcp`, `icmp/8/0`, `icmp/8`, `protocol/47`.
+/// As authors write it: `tcp/5432`, `tcp/8000-8010`, `tcp`, `icmp/8/0`, `icmp/8`, `icmp/3-4`,
+/// `icmp/3/1-4/2`, `protocol/47`, `protocol/0-255`.
 impl fmt::Display for PortSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { slot, first, last } = *self;
@@ -116,6 +117,8 @@ impl fmt::Display for PortSpan {
             write!(f, "{slot}/{}/{}", first >> 8, first & 255)
         } else if is_icmp && first & 255 == 0 && last == first | 255 {
             write!(f, "{slot}/{}", first >> 8)
+        } else if is_icmp && first & 255 == 0 && last & 255 == 255 {
+            write!(f, "{slot}/{}-{}", first >> 8, last >> 8)
         } else if is_icmp {
             write!(
                 f,

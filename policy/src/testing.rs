@@ -82,7 +82,7 @@ const SUBNETS: [&str; 18] = [
     "2001:db8::/32",
 ];
 
-const PORTS: [&str; 20] = [
+const PORTS: [&str; 22] = [
     "any",
     "tcp",
     "tcp/80",
@@ -98,10 +98,12 @@ const PORTS: [&str; 20] = [
     "icmp",
     "icmp/8",
     "icmp/8/0",
+    "icmp/7/3-8",
     "icmpv6",
     "icmpv6/128",
     "icmpv6/128/0",
     "protocol/47",
+    "protocol/40-50",
     "protocol/6",
 ];
 

@@ -155,6 +155,30 @@ fn too_many_cells_are_named() {
 }
 
 #[test]
+fn what_fits_leaves_room_for_the_rules_that_each_host_adds() {
+    // Rule n: subnet n may open port n; columns beside those are the other keys and egress.
+    let square = |side: u16| {
+        let rules = (0..side).map(|n| {
+            let peers = subnet(&format!("10.{}.{}.0/24", n / 256, n % 256));
+            rule(Direction::Ingress, peers, tcp(n + 1))
+        });
+        policy(rules.collect())
+    };
+    let size = check_fit(&square(600)).unwrap();
+    assert_eq!((size.peer_classes, size.port_classes), (601, 602));
+
+    // Its 716 x 717 cells could become 1496 x 733.
+    let large = square(715);
+    let classes = classify(&large).unwrap();
+    assert!(classes.matrix.len() < limits::MAX_CELLS / limits::HOST_CELLS_FACTOR);
+    let error = check_fit(&large).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "matrix cells with each host's own rules: 1096568 needed, 1048576 is the most"
+    );
+}
+
+#[test]
 fn too_many_peers_are_named() {
     let subnets: Vec<SubnetMatch> = (0..=limits::MAX_PEERS as u32)
         .map(|n| {

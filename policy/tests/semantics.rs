@@ -376,6 +376,16 @@ fn names_stand_for_addresses_of_a_common_family() {
         "`lab-1` and `v6-only` have no addresses of one family that tcp runs over"
     );
     assert!(message("lab-1", "web-1", "icmpv6", None).contains("no addresses of one family"));
+    // A question is about one flow.
+    for range in [
+        "icmp/3-4",
+        "protocol/40-50",
+        "protocol/0-255",
+        "tcp/1-65535",
+    ] {
+        assert!(message("db-1", "web-1", range, Some(1)).contains("is not a protocol"));
+        assert!(message("db-1", "web-1", range, None).contains("is not a protocol"));
+    }
     assert!(message("nowhere", "web-1", "tcp", Some(1)).contains("no addresses of one family"));
     assert!(message("nobody", "web-1", "tcp", Some(1)).contains("`nobody` is neither"));
     assert!(message("web-1", "db-1", "tcp", None).contains("needs a `port`"));

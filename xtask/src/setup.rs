@@ -71,11 +71,7 @@ const TO_RUN: &[Package] = &[
     package("util-linux", Probe::Program("nsenter")),
 ];
 
-const TO_TEST: &[Package] = &[
-    package("tcpdump", Probe::Program("tcpdump")),
-    package("libcap2-bin", Probe::Program("capsh")),
-    package("systemd", Probe::Program("systemd-analyze")),
-];
+const TO_TEST: &[Package] = &[package("systemd", Probe::Program("systemd-analyze"))];
 
 const TO_VALIDATE: &[Package] = &[package(
     "python3-venv",

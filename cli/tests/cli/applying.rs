@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::{
     controller::{Controller, Script},
     online::host,
-    run::{Files, three_tiers},
+    run::{Files, SEGMENTS, three_tiers},
 };
 
 #[test]
@@ -125,6 +125,23 @@ fn nothing_is_sent_when_the_files_have_mistakes() {
     assert_eq!(done.code, 1, "{done:?}");
     assert!(done.stdout.contains("bad.yaml:1:1"), "{done:?}");
     assert!(controller.script(|script| script.apply_requests.is_empty()));
+}
+
+#[test]
+fn a_set_without_a_policy_opens_every_host_only_when_that_is_said() {
+    let files = Files::new(&[("segments.yaml", SEGMENTS)]);
+    let controller = Controller::start(Script::default());
+    let apply = ["policy", "apply", "--no-wait", files.root()];
+    for more in [&[][..], &["--dry-run"]] {
+        let done = controller.run(&[&apply[..], more].concat());
+        assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{done:?}");
+        assert!(done.stderr.contains("it opens every host"), "{done:?}");
+        assert!(done.stderr.contains("--allow-empty"), "{done:?}");
+    }
+    assert!(controller.script(|script| script.apply_requests.is_empty()));
+    let done = controller.run(&[&apply[..], &["--allow-empty"]].concat());
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(controller.script(|script| script.apply_requests.len()), 1);
 }
 
 #[test]

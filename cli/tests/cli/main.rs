@@ -5,6 +5,7 @@
 mod applying;
 mod controller;
 mod credentials;
+mod evaluating;
 mod offline;
 mod online;
 mod run;

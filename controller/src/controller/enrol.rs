@@ -1,9 +1,6 @@
 //! Tokens and certificates: how a host becomes known.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use policy::{HostName, Inventory, Labels, SourceFile};
@@ -141,8 +138,11 @@ impl Controller {
             name: name.clone(),
             labels: token.labels.clone(),
             address_subnets: token.address_subnets.clone(),
-            addresses: BTreeSet::new(),
-            // Enrolling again is no way out of quarantine.
+            // Enrolling again is no way out of quarantine, neither here nor at the peers.
+            addresses: predecessor
+                .filter(|host| host.quarantine.is_some())
+                .map(|host| host.addresses.clone())
+                .unwrap_or_default(),
             quarantine: predecessor.and_then(|host| host.quarantine.clone()),
             report: Report::default(),
         };

@@ -135,6 +135,8 @@ impl Controller {
             "quarantine"
         );
         state.set_quarantine(id, reason.map(ToOwned::to_owned));
+        // What quarantine kept of its addresses is judged by its claim again.
+        self.judge(&mut state, id).await;
         // Before the answer: whoever asks next who is in sync must not hear of the policy before.
         self.publish(&mut state).await?;
         Ok(true)

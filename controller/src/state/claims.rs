@@ -9,6 +9,7 @@ use std::{
 use proto::spiffe::HostId;
 
 use super::State;
+use crate::model::Host;
 
 /// More addresses than this of one host are not believed.
 const MAX_ADDRESSES: usize = 256;
@@ -28,6 +29,10 @@ impl State {
     /// Judges what a host claims over a connection from `source`: an address is believed when it
     /// is the source, or in a subnet of the host's token, and no other live host has it.
     /// Addresses that mean nothing beyond their link are passed over.
+    ///
+    /// The source is the host's also when the host does not say so, for packets do come from there.
+    /// In quarantine a host loses no address, neither by claiming fewer nor to another host: what
+    /// it lost, its peers would no longer shut out.
     pub fn judge(
         &self,
         id: HostId,
@@ -39,27 +44,33 @@ impl State {
         let Some(host) = self.host(id) else {
             return judged;
         };
-        for &address in claimed {
-            if address != source && is_link_scoped(address) {
+        if host.quarantine.is_some() {
+            judged.accepted.clone_from(&host.addresses);
+        }
+        let unsaid = Some(source).filter(|it| !is_link_scoped(*it) && !claimed.contains(it));
+        for &address in unsaid.iter().chain(claimed) {
+            if (address != source && is_link_scoped(address)) || judged.accepted.contains(&address)
+            {
                 continue;
             }
-            let owner = self
-                .owners
-                .get(&address)
-                .copied()
-                .filter(|owner| *owner != id);
+            let owner = self.other_owner(id, address);
             let allowed = address == source
                 || host
                     .address_subnets
                     .iter()
                     .any(|subnet| subnet.contains(&address));
-            let free = owner.is_none_or(|owner| !self.is_live(owner, grace));
-            if !allowed || !free || judged.accepted.len() == MAX_ADDRESSES {
-                judged.refused.insert(address);
+            let free = owner
+                .is_none_or(|owner| owner.quarantine.is_none() && !self.is_live(owner.id, grace));
+            let full = judged.accepted.len() >= MAX_ADDRESSES && address != source;
+            if !allowed || !free || full {
+                // Behind address translation many hosts have one source: no claim, no offence.
+                if unsaid != Some(address) {
+                    judged.refused.insert(address);
+                }
                 continue;
             }
             judged.accepted.insert(address);
-            if let Some(loser) = owner.and_then(|owner| self.host(owner)) {
+            if let Some(loser) = owner {
                 let keeps = judged
                     .left_to
                     .entry(loser.id)
@@ -68,6 +79,11 @@ impl State {
             }
         }
         judged
+    }
+
+    /// The host that an address counts as, if it is another one.
+    fn other_owner(&self, id: HostId, address: IpAddr) -> Option<&Host> {
+        self.owner(address).filter(|owner| owner.id != id)
     }
 
     /// Notes what is not believed of a host's claim, and returns what is new of it.
@@ -101,12 +117,15 @@ impl State {
         }
     }
 
-    /// Live hosts with claims that were refused and may be believed later.
+    /// Live hosts with a claim that was refused, or a source that another host has: they may be
+    /// given it later.
     pub fn hosts_to_judge_again(&self) -> Vec<HostId> {
-        self.refused
-            .keys()
-            .copied()
-            .filter(|id| self.sessions.contains_key(id))
+        self.sessions
+            .iter()
+            .filter(|(id, session)| {
+                self.refused.contains_key(id) || self.other_owner(**id, session.source).is_some()
+            })
+            .map(|(id, _)| *id)
             .collect()
     }
 }

@@ -57,11 +57,65 @@ fn an_address_is_believed_from_its_own_connection_or_in_the_tokens_subnets() {
 }
 
 #[test]
-fn the_source_is_not_the_hosts_unless_the_host_says_so() {
-    // Behind address translation the source is the translator's.
-    let state = state(vec![host(1, "web-1", &[], &["10.1.0.0/24"])]);
+fn the_source_is_the_hosts_whatever_the_host_says() {
+    let mut state = state(vec![
+        host(1, "web-1", &[], &["10.1.0.0/24"]),
+        host(2, "web-2", &[], &[]),
+    ]);
     let judged = judge(&state, 1, &["10.1.0.9"], NO_GRACE);
-    assert_eq!(judged.accepted, set(&["10.1.0.9"]));
+    assert_eq!(judged.accepted, set(&["10.0.0.1", "10.1.0.9"]));
+    assert_eq!(judge(&state, 1, &[], NO_GRACE).accepted, set(&["10.0.0.1"]));
+
+    // Behind address translation it is the first one's; the other is no liar, and waits.
+    let source = "10.0.0.1".parse().unwrap();
+    let (number, _) = state.open_session(HostId([1; 16]), source);
+    state.set_addresses(HostId([1; 16]), set(&["10.0.0.1"]));
+    state.open_session(HostId([2; 16]), source);
+    assert_eq!(judge(&state, 2, &[], NO_GRACE), Judged::default());
+    assert_eq!(state.hosts_to_judge_again(), [HostId([2; 16])]);
+    state.close_session(HostId([1; 16]), number);
+    assert_eq!(judge(&state, 2, &[], NO_GRACE).accepted, set(&["10.0.0.1"]));
+}
+
+#[test]
+fn a_source_that_means_nothing_beyond_its_link_is_not_the_hosts_unless_it_says_so() {
+    let state = state(vec![host(1, "web-1", &[], &[])]);
+    let source = "127.0.0.1".parse().unwrap();
+    let judged = |claimed| state.judge(HostId([1; 16]), source, &set(claimed), NO_GRACE);
+    assert_eq!(judged(&[]), Judged::default());
+    assert_eq!(judged(&["127.0.0.1"]).accepted, set(&["127.0.0.1"]));
+}
+
+#[test]
+fn in_quarantine_a_host_loses_no_address() {
+    let mut state = state(vec![
+        host(1, "web-1", &["10.1.0.9", "192.0.2.1"], &["10.1.0.0/16"]),
+        host(2, "db-1", &[], &["10.1.0.0/24"]),
+    ]);
+    state.set_quarantine(HostId([1; 16]), Some("it scans".to_owned()));
+    // One of its addresses is where it once connected from: its own now, claimed or not.
+    let judged = judge(&state, 1, &["10.1.0.11", "192.0.2.1"], NO_GRACE);
+    assert_eq!(
+        judged.accepted,
+        set(&["10.0.0.1", "10.1.0.9", "10.1.0.11", "192.0.2.1"])
+    );
+    assert_eq!(judged.refused, set(&[]));
+    // It is gone for longer than the grace, and still they are its own.
+    let other = judge(&state, 2, &["10.1.0.9"], NO_GRACE);
+    assert_eq!(other.refused, set(&["10.1.0.9"]));
+    assert_eq!(other.left_to, BTreeMap::new());
+
+    // What it adds is bounded as ever, but for where it speaks from.
+    let many: Vec<String> = (0..300)
+        .map(|n| format!("10.1.{}.{}", 1 + n / 256, n % 256))
+        .collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let judged = judge(&state, 1, &many, NO_GRACE);
+    assert_eq!(judged.accepted.len(), 256);
+    assert!(judged.accepted.is_superset(&set(&["10.0.0.1", "10.1.0.9"])));
+
+    state.set_quarantine(HostId([1; 16]), None);
+    assert_eq!(judge(&state, 1, &[], NO_GRACE).accepted, set(&["10.0.0.1"]));
 }
 
 #[test]
@@ -73,7 +127,8 @@ fn link_local_addresses_are_neither_believed_nor_an_event() {
         &["fe80::1", "127.0.0.1", "169.254.1.1", "ff02::1"],
         NO_GRACE,
     );
-    assert_eq!(judged, Judged::default());
+    assert_eq!(judged.accepted, set(&["10.0.0.1"]));
+    assert_eq!(judged.refused, set(&[]));
 }
 
 #[test]
@@ -101,7 +156,7 @@ fn an_address_of_a_live_host_cannot_be_taken() {
         set(&["10.1.0.9"])
     );
     let judged = judge(&state, 1, &["10.1.0.9"], NO_GRACE);
-    assert_eq!(judged.accepted, set(&["10.1.0.9"]));
+    assert!(judged.accepted.is_superset(&set(&["10.1.0.9"])));
     assert_eq!(
         judged.left_to,
         BTreeMap::from([(HostId([2; 16]), set(&["10.1.0.10"]))])

@@ -1,10 +1,10 @@
 //! A quarantined host is one for itself and for its peers.
 
 use policy::{Identity, Tier};
-use proto::v1;
+use proto::v1::{self, agent_message::Message as Up};
 use tonic::Code;
 
-use crate::site::{POLICY, Site};
+use crate::site::{POLICY, Site, addresses, claim, token_for};
 
 fn request(host: &str, reason: &str) -> v1::QuarantineRequest {
     v1::QuarantineRequest {
@@ -75,6 +75,61 @@ async fn quarantine_reaches_the_host_and_its_peers_and_release_takes_it_back() {
     assert_eq!(after.revision, before.revision);
     web.apply_until(|policy| policy.identity != Identity::QUARANTINED)
         .await;
+}
+
+#[tokio::test]
+async fn a_host_in_quarantine_cannot_talk_or_enrol_its_way_out_of_it() {
+    let site = Site::new().await;
+    let (web, db) = (
+        site.enrol("web-1", "web").await,
+        site.enrol("db-1", "db").await,
+    );
+    let mut stream = web.connect(&site, &["10.1.0.1"]).await;
+    let mut db = db.connect(&site, &["10.2.0.1"]).await;
+    stream.policy().await;
+    site.host_when("web-1", |host| !host.addresses.is_empty())
+        .await;
+    let mut operator = site.operator().await;
+    operator
+        .quarantine(request("web-1", "it scans"))
+        .await
+        .unwrap();
+    let shut_out = |policy: &policy::HostPolicy, address: &str| {
+        policy.addresses.get(&address.parse().unwrap()) == Some(&Identity::QUARANTINED)
+    };
+    db.apply_until(|policy| shut_out(policy, "10.1.0.1")).await;
+
+    // It says that it has no address any more, and then that it has another one.
+    stream.say(Up::Addresses(claim(&[]))).await;
+    stream.say(Up::Addresses(claim(&["10.1.0.2"]))).await;
+    let (peers, _) = db.apply_until(|policy| shut_out(policy, "10.1.0.2")).await;
+    assert!(shut_out(&peers, "10.1.0.1"), "{:?}", peers.addresses);
+
+    // It is enrolled again, and has not been heard of since.
+    drop(stream);
+    let token = v1::CreateTokenRequest {
+        host_name: "web-1".into(),
+        ..token_for("web")
+    };
+    let token = site.token(token).await;
+    let web = site.try_enrol(&token, "web-1").await.unwrap();
+    let status = site.host("web-1").await;
+    assert!(status.quarantined);
+    assert_eq!(addresses(&status.addresses), ["10.1.0.1", "10.1.0.2"]);
+
+    // After a release its claim is what counts.
+    let mut stream = web.connect(&site, &["10.1.0.3"]).await;
+    stream
+        .apply_until(|policy| policy.identity == Identity::QUARANTINED)
+        .await;
+    operator
+        .release(v1::ReleaseRequest {
+            host: "web-1".into(),
+        })
+        .await
+        .unwrap();
+    let status = site.host("web-1").await;
+    assert_eq!(addresses(&status.addresses), ["10.1.0.3"]);
 }
 
 #[tokio::test]

@@ -217,12 +217,19 @@ fn port_key(query: &Query) -> Result<PortKey, QueryError> {
         return Err(unknown());
     };
     let slot = span.slot;
+    let is_whole_slot = (span.first, span.last) == (0, slot.last_key());
+    // One flow has one key: a type alone stands for its code 0, but a range for nothing.
+    let one_type = (span.first & 255, span.last) == (0, span.first | 255);
+    let is_one = slot != ProtocolSlot::Other && (is_whole_slot || one_type);
+    if span.first != span.last && !is_one {
+        return Err(unknown());
+    }
     if matches!(
         slot,
         ProtocolSlot::Tcp | ProtocolSlot::Udp | ProtocolSlot::Sctp
     ) {
         // `protocol/6` is tcp too, but `tcp/80` is not a protocol.
-        if (span.first, span.last) != (0, slot.last_key()) {
+        if !is_whole_slot {
             return Err(unknown());
         }
         let key = query
@@ -234,7 +241,6 @@ fn port_key(query: &Query) -> Result<PortKey, QueryError> {
     if query.port.is_some_and(|port| port != 0) {
         return Err(QueryError::PortUnknown(protocol()));
     }
-    let is_whole_slot = (span.first, span.last) == (0, slot.last_key());
     let key = match slot {
         ProtocolSlot::Icmp if is_whole_slot => ECHO_REQUEST,
         ProtocolSlot::Icmpv6 if is_whole_slot => ECHO_REQUEST_V6,

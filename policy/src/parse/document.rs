@@ -44,15 +44,21 @@ pub(crate) struct ServiceDocument {
 /// Whether a document is an inventory: those lie in one folder with policies, and are read on
 /// their own.
 fn is_inventory(node: &Node) -> bool {
+    has(node, "hosts") && !has(node, "apiVersion") && !has(node, "kind")
+}
+
+/// Whether a document is meant as policy, right or wrong.
+pub(crate) fn is_policy(node: &Node) -> bool {
+    !has(node, "hosts") && has(node, "apiVersion") && has(node, "kind")
+}
+
+fn has(node: &Node, name: &str) -> bool {
     let Value::Map(entries) = &node.value else {
         return false;
     };
-    let has = |name| {
-        entries
-            .iter()
-            .any(|(key, _)| matches!(&key.value, Value::Scalar { text, .. } if text == name))
-    };
-    has("hosts") && !has("apiVersion") && !has("kind")
+    entries
+        .iter()
+        .any(|(key, _)| matches!(&key.value, Value::Scalar { text, .. } if text == name))
 }
 
 /// Reads one document of a policy file; an inventory is passed over.

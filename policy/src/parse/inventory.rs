@@ -7,6 +7,7 @@ use crate::{
     parse::{
         self,
         collector::{Collector, quote},
+        document,
         fields::{Fields, boolean, list},
         values,
         yaml::Node,
@@ -24,6 +25,17 @@ impl Inventory {
         let files = std::slice::from_ref(file);
         let mut problems = Collector::new(files);
         let (nodes, _) = parse::read_file(0, &mut problems);
+        if let Some(policy) = nodes.iter().find(|node| document::is_policy(node)) {
+            // Once, and nothing of what each of its fields is not.
+            let mut problems = Collector::new(files);
+            problems.report_help(
+                policy.place,
+                "this is a policy file, not an inventory",
+                "name the file that lists the hosts: `hosts: [{ name, addresses, labels }]`"
+                    .to_owned(),
+            );
+            return problems.finish(Self::default());
+        }
         let mut reader = Reader {
             problems,
             names: BTreeMap::new(),

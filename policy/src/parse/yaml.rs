@@ -115,6 +115,20 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The line of a document, from 1, that a tab indents where its content begins. YAML counts
+/// spaces only (YAML 1.2, 6.1); the parser takes the tab of the outermost mapping for nothing. JSON
+/// may stand anywhere.
+fn begins_with_a_tab(text: &str) -> Option<u32> {
+    (1..)
+        .zip(lines(text))
+        .find(|(_, line)| {
+            let content = line.trim_start();
+            !(content.is_empty() || content.starts_with(['#', '%']) || is_marker(line, "---"))
+        })
+        .filter(|(_, line)| line.starts_with('\t') && !line.trim_start().starts_with(['{', '[']))
+        .map(|(number, _)| number)
+}
+
 fn is_marker(line: &str, marker: &str) -> bool {
     line.strip_prefix(marker)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
@@ -131,6 +145,18 @@ pub(crate) fn read(piece: &Piece<'_>, file: usize) -> Result<Option<Node>, (Plac
         file,
         lines_before: piece.lines_before,
     };
+    if let Some(line) = begins_with_a_tab(piece.text) {
+        let place = Place {
+            file,
+            line: piece.lines_before.saturating_add(line),
+            column: 1,
+            width: 1,
+        };
+        return Err((
+            place,
+            "a tab indents this line; indent with spaces".to_owned(),
+        ));
+    }
     match serde_saphyr::from_str_with_options::<Option<Spanned<Raw>>>(piece.text, options()) {
         Ok(root) => Ok(root.map(|root| reader.node(root))),
         Err(error) => {

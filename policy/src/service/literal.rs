@@ -4,8 +4,12 @@
 //! any                                every protocol and port
 //! tcp   tcp/5432   tcp/8000-8010     likewise udp, sctp; ports 1 to 65535
 //! icmp  icmp/8  icmp/8/0             all, a type, a type and code; likewise icmpv6
-//! protocol/47                        an IP protocol by its number
+//! icmp/3-4  icmp/3/0-4/7             ranges of these
+//! protocol/47  protocol/50-51        an IP protocol by its number, a range of numbers
 //! ```
+//!
+//! `protocol/6` is `tcp`. A range of numbers holds only protocols that have no name here: what
+//! `protocol/0-255` allows is `any` without tcp, udp, sctp, icmp and icmpv6.
 
 use std::str::FromStr;
 
@@ -42,9 +46,17 @@ pub enum PortLiteralError {
     #[error("the range {first}-{last} runs backwards; write {last}-{first}")]
     Reversed {
         /// What was written first.
-        first: u16,
+        first: String,
         /// What was written last.
-        last: u16,
+        last: String,
+    },
+    /// `tcp/`.
+    #[error("`{text}` has nothing behind its slash; write {instead}")]
+    Empty {
+        /// What was written.
+        text: String,
+        /// What it may have meant.
+        instead: &'static str,
     },
     /// More slashes than the protocol has parts.
     #[error("`{0}` has too many parts")]
@@ -67,67 +79,99 @@ impl FromStr for PortLiteral {
     type Err = PortLiteralError;
 
     fn from_str(text: &str) -> Result<Self, PortLiteralError> {
-        let mut parts = text.split('/');
-        let protocol = parts.next().unwrap_or_default();
-        let (first, second) = (parts.next(), parts.next());
-        if parts.next().is_some() {
-            return Err(PortLiteralError::Parts(text.to_owned()));
-        }
-        let span = match (protocol, first, second) {
-            ("any", None, None) => return Ok(Self::Any),
-            ("tcp", first, None) => ports(ProtocolSlot::Tcp, first)?,
-            ("udp", first, None) => ports(ProtocolSlot::Udp, first)?,
-            ("sctp", first, None) => ports(ProtocolSlot::Sctp, first)?,
-            ("icmp", kind, code) => messages(ProtocolSlot::Icmp, kind, code)?,
-            ("icmpv6", kind, code) => messages(ProtocolSlot::Icmpv6, kind, code)?,
-            ("protocol", None, None) => return Err(PortLiteralError::NumberMissing),
-            ("protocol", Some(number), None) => protocol_number(number)?,
-            ("any" | "tcp" | "udp" | "sctp" | "protocol", ..) => {
-                return Err(PortLiteralError::Parts(text.to_owned()));
-            }
+        let (protocol, keys) = match text.split_once('/') {
+            Some((protocol, keys)) => (protocol, Some(keys)),
+            None => (text, None),
+        };
+        let slot = match protocol {
+            "any" if keys.is_none() => return Ok(Self::Any),
+            "any" => return Err(PortLiteralError::Parts(text.to_owned())),
+            "tcp" => ProtocolSlot::Tcp,
+            "udp" => ProtocolSlot::Udp,
+            "sctp" => ProtocolSlot::Sctp,
+            "icmp" => ProtocolSlot::Icmp,
+            "icmpv6" => ProtocolSlot::Icmpv6,
+            "protocol" => ProtocolSlot::Other,
             _ => return Err(PortLiteralError::Protocol(protocol.to_owned())),
         };
+        let Some(keys) = keys else {
+            return match slot {
+                ProtocolSlot::Other => Err(PortLiteralError::NumberMissing),
+                slot => Ok(Self::Span(whole(slot))),
+            };
+        };
+        if keys.split('/').any(str::is_empty) {
+            return Err(PortLiteralError::Empty {
+                text: text.to_owned(),
+                instead: example(slot),
+            });
+        }
+        let parts = |end: &str| end.split('/').count();
+        let most = match slot {
+            ProtocolSlot::Icmp | ProtocolSlot::Icmpv6 => 2,
+            _ => 1,
+        };
+        let (first, last) = keys.split_once('-').unwrap_or((keys, keys));
+        if parts(first) > most || parts(last) > most {
+            return Err(PortLiteralError::Parts(text.to_owned()));
+        }
+        if slot == ProtocolSlot::Other && first == last {
+            return protocol_number(keys).map(Self::Span);
+        }
+        let span = PortSpan {
+            slot,
+            first: key(slot, first, keys)?.0,
+            last: key(slot, last, keys)?.1,
+        };
+        if span.first > span.last {
+            return Err(PortLiteralError::Reversed {
+                first: first.to_owned(),
+                last: last.to_owned(),
+            });
+        }
         Ok(Self::Span(span))
     }
 }
 
-fn ports(slot: ProtocolSlot, text: Option<&str>) -> Result<PortSpan, PortLiteralError> {
-    let Some(text) = text else {
-        return Ok(whole(slot));
-    };
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let port = |end| {
-        number(end, 1, u16::MAX).ok_or_else(|| PortLiteralError::Range {
-            text: text.to_owned(),
-            what: "a port or a range of ports",
-            first: 1,
-            last: u16::MAX,
-        })
-    };
-    let (first, last) = (port(first)?, port(last)?);
-    if first > last {
-        return Err(PortLiteralError::Reversed { first, last });
+/// What may stand behind a protocol's slash.
+const fn example(slot: ProtocolSlot) -> &'static str {
+    match slot {
+        ProtocolSlot::Tcp => "a port, such as tcp/5432, or `tcp` for every port",
+        ProtocolSlot::Udp => "a port, such as udp/53, or `udp` for every port",
+        ProtocolSlot::Sctp => "a port, such as sctp/3868, or `sctp` for every port",
+        ProtocolSlot::Icmp => "a type, or a type and a code, such as icmp/8 or icmp/8/0",
+        ProtocolSlot::Icmpv6 => "a type, or a type and a code, such as icmpv6/128 or icmpv6/128/0",
+        ProtocolSlot::Other => "a number, such as protocol/47",
     }
-    Ok(PortSpan { slot, first, last })
 }
 
-fn messages(
-    slot: ProtocolSlot,
-    kind: Option<&str>,
-    code: Option<&str>,
-) -> Result<PortSpan, PortLiteralError> {
-    let Some(kind) = kind else {
-        return Ok(whole(slot));
-    };
-    let kind = byte(kind, "a type")? << 8;
-    let (first, last) = match code {
-        Some(code) => {
-            let code = byte(code, "a code")?;
-            (kind | code, kind | code)
+/// The first and the last key of one end of a range; `whole` is what an error shows.
+fn key(slot: ProtocolSlot, end: &str, whole: &str) -> Result<(u16, u16), PortLiteralError> {
+    match slot {
+        ProtocolSlot::Tcp | ProtocolSlot::Udp | ProtocolSlot::Sctp => {
+            let port = number(end, 1, u16::MAX).ok_or_else(|| PortLiteralError::Range {
+                text: whole.to_owned(),
+                what: "a port or a range of ports",
+                first: 1,
+                last: u16::MAX,
+            })?;
+            Ok((port, port))
         }
-        None => (kind, kind | 255),
-    };
-    Ok(PortSpan { slot, first, last })
+        ProtocolSlot::Icmp | ProtocolSlot::Icmpv6 => match end.split_once('/') {
+            Some((kind, code)) => {
+                let key = byte(kind, "a type")? << 8 | byte(code, "a code")?;
+                Ok((key, key))
+            }
+            None => {
+                let kind = byte(end, "a type")? << 8;
+                Ok((kind, kind | 255))
+            }
+        },
+        ProtocolSlot::Other => {
+            let number = byte(end, "a protocol number")?;
+            Ok((number, number))
+        }
+    }
 }
 
 /// A protocol by its number; one that has a slot of its own is all of that slot.

@@ -194,22 +194,36 @@ proptest! {
     }
 
     #[test]
-    fn every_port_literal_reads_back_as_it_is_shown(
+    fn every_span_that_is_shown_reads_back_as_it_is(
         slot in proptest::sample::select(ProtocolSlot::ALL.to_vec()),
-        first in 1u16..256,
+        ends in (any::<u16>(), any::<u16>()),
+        shape in 0..4,
     ) {
-        let span = match slot {
-            ProtocolSlot::Icmp | ProtocolSlot::Icmpv6 => {
-                PortSpan { slot, first: first << 8, last: first << 8 | 255 }
-            }
-            ProtocolSlot::Other if ProtocolSlot::of(first as u8) != slot => {
-                let slot = ProtocolSlot::of(first as u8);
-                PortSpan { slot, first: 0, last: slot.last_key() }
-            }
-            slot => PortSpan { slot, first, last: first },
+        let last_key = slot.last_key();
+        let is_icmp = matches!(slot, ProtocolSlot::Icmp | ProtocolSlot::Icmpv6);
+        let bounded = |key: u16| match slot {
+            ProtocolSlot::Other => key & last_key,
+            _ if is_icmp => key,
+            // Nobody writes port 0: all ports are all keys.
+            _ => key.max(1),
         };
-        let literal = PortLiteral::Span(span);
-        prop_assert_eq!(span.to_string().parse(), Ok(literal));
+        let (a, b) = (bounded(ends.0), bounded(ends.1));
+        let (first, last) = match shape {
+            0 => (a, a),
+            1 => (0, last_key),
+            // Whole types of ICMP.
+            2 if is_icmp => (a.min(b) & 0xff00, a.max(b) | 0xff),
+            _ => (a.min(b), a.max(b)),
+        };
+        let span = PortSpan { slot, first, last };
+        // By its number alone, a protocol with a name is all of it.
+        let literal = match u8::try_from(first).map(ProtocolSlot::of) {
+            Ok(named) if slot == ProtocolSlot::Other && first == last && named != slot => {
+                PortSpan { slot: named, first: 0, last: named.last_key() }
+            }
+            _ => span,
+        };
+        prop_assert_eq!(span.to_string().parse(), Ok(PortLiteral::Span(literal)), "{}", span);
     }
 
     #[test]

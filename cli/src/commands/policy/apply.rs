@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::check;
 use crate::{
     args::Waiting,
-    exit::Outcome,
+    exit::{Failure, Outcome},
     files,
     operator::{Controller, online},
     output::{Format, count, json_lines, printable},
@@ -26,7 +26,8 @@ Examples:
   bulkhead policy apply policies/ --dry-run   check and compile, change nothing
   bulkhead policy apply policies/             and wait until every connected host has it
 
-The files are the whole policy: what is not in them is gone.
+The files are the whole policy: what is not in them is gone. Files without any Policy would open
+every host, so they are refused unless --allow-empty says that it is meant.
 Exit code 1 when the files or a host refuse, or a connected host has not answered in time.";
 
 #[derive(Debug, Args)]
@@ -38,6 +39,9 @@ pub struct Apply {
     /// Have the controller check and compile, but change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Apply also files without any Policy, which opens every host
+    #[arg(long)]
+    allow_empty: bool,
     #[command(flatten)]
     waiting: Waiting,
 }
@@ -69,6 +73,12 @@ impl Apply {
                 return Ok(Outcome::No);
             }
         };
+        if set.policies.is_empty() && !self.allow_empty {
+            return Err(Failure::refused(
+                "no policies: applied, it opens every host; if you mean that, add --allow-empty",
+            )
+            .into());
+        }
         let request = ApplyPolicyRequest {
             files: files
                 .into_iter()

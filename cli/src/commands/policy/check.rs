@@ -21,7 +21,8 @@ Examples:
   bulkhead policy check policies/
   bulkhead policy check segments.yaml db.yaml -o json | jq -r .message
 
-Exit code 1 when there is a mistake. With `-o json`, an object a mistake: no output means none.";
+Exit code 1 when there is a mistake. With `-o json`, an object a mistake: no output means none.
+Files without any Policy are right, but `apply` wants --allow-empty for them: a warning says so.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -41,6 +42,9 @@ impl Check {
             Ok(set) => {
                 if format == Format::Table {
                     writeln!(io::stdout(), "{}: ok", summary(&set))?;
+                }
+                if set.policies.is_empty() {
+                    eprintln!("warning: no policies: applied, it opens every host");
                 }
                 Ok(Outcome::Fine)
             }

@@ -1,11 +1,13 @@
 //! `bulkhead policy eval`: whether flows pass, offline.
 
+mod mistake;
+
 use std::{
     io::{self, BufRead, BufReader, BufWriter, Read, Write},
     path::PathBuf,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use policy::{
     Effect, Inventory, PolicySet,
@@ -141,18 +143,19 @@ fn stream(
             out.flush()?;
         }
         text.clear();
-        if queries
-            .read_until(b'\n', &mut text)
-            .context("reading queries")?
-            == 0
-        {
+        let read = queries.read_until(b'\n', &mut text).map_err(|error| {
+            Failure::usage(files::io_error(
+                "reading queries from the standard input",
+                &error,
+            ))
+        })?;
+        if read == 0 {
             break;
         }
         if text.trim_ascii().is_empty() {
             continue;
         }
-        let answer = serde_json::from_slice(&text)
-            .map_err(|error| error.to_string())
+        let answer = mistake::read(&text)
             .and_then(|query| answer(set, inventory, &query).map_err(|error| error.to_string()));
         match answer {
             Ok(answer) => json_line(&mut out, &answer)?,

@@ -17,7 +17,8 @@ Examples:
   bulkhead policy reach --inventory hosts.yaml --policies policies/
   bulkhead policy reach --inventory hosts.yaml --policies policies/ --to db -o json
 
-With `-o json`, an object for each ordered pair of hosts, also where nothing passes.";
+With `-o json`, an object for each ordered pair of hosts and each set of their addresses with the
+same answer, also where nothing passes.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
