@@ -101,21 +101,16 @@ impl Agent {
         self.once_behind(&[], verb)
     }
 
-    /// As [`Agent::once`], with no capability at all: root in name only.
+    /// As [`Agent::once`], behind a program that becomes the agent, with its arguments.
     ///
     /// # Errors
     /// As [`Agent::once`].
-    pub fn once_without_privileges(&self, verb: &str) -> Result<Answer> {
-        self.once_behind(&["setpriv", "--bounding-set=-all", "--inh-caps=-all"], verb)
-    }
-
-    fn once_behind(&self, wrapper: &[&str], verb: &str) -> Result<Answer> {
-        let mut command = self.namespace.command("timeout");
+    pub fn once_behind(&self, wrapper: &[String], verb: &str) -> Result<Answer> {
         // One that ought to end and does not is killed, and its code is 137.
-        command
-            .args(["--signal=KILL", "30"])
-            .args(wrapper)
-            .arg(&self.program);
+        let bounded = ["timeout", "--signal=KILL", "30"].map(str::to_owned);
+        let mut command = self
+            .namespace
+            .command_behind(&[&bounded, wrapper].concat(), &self.program);
         Answer::of(command.args([
             OsStr::new(verb),
             "--config".as_ref(),

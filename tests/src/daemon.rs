@@ -28,6 +28,7 @@ pub struct Daemon {
     namespace: Namespace,
     program: PathBuf,
     arguments: Vec<OsString>,
+    wrapper: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
 }
@@ -46,9 +47,15 @@ impl Daemon {
             namespace,
             program,
             arguments: arguments.to_vec(),
+            wrapper: Vec::new(),
             log,
             child: None,
         }
+    }
+
+    /// From its next start on it runs behind this program with its arguments, which must become it.
+    pub fn wrap(&mut self, wrapper: &[String]) {
+        self.wrapper = wrapper.to_vec();
     }
 
     /// Starts it; its output is appended to its log.
@@ -66,7 +73,7 @@ impl Daemon {
             .with_context(|| format!("opening the log {}", self.log.display()))?;
         let child = self
             .namespace
-            .command(&self.program)
+            .command_behind(&self.wrapper, &self.program)
             .args(&self.arguments)
             .stdin(std::process::Stdio::null())
             .stdout(log.try_clone().context("sharing the log")?)

@@ -44,6 +44,6 @@ pub use self::{
     probe::{Expected, Flow, Outcome, Service, allowed, denied},
     programs::Programs,
     servers::Servers,
-    traffic::{BusyConnection, Hammer, HammerReport, Lockstep},
+    traffic::{BusyConnection, Hammer, HammerReport, IdleConnection, Lockstep, Tap},
     wait::{LONG, wait_for, wait_until},
 };

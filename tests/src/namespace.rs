@@ -60,8 +60,21 @@ impl Namespace {
     /// A command that runs inside; its process id is the program's own.
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.command_behind(&[] as &[&str], program)
+    }
+
+    /// As [`Namespace::command`], for a program that another one, with its arguments, becomes.
+    #[must_use]
+    pub fn command_behind(
+        &self,
+        wrapper: &[impl AsRef<OsStr>],
+        program: impl AsRef<OsStr>,
+    ) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+            .args(["netns", "exec", &self.name])
+            .args(wrapper)
+            .arg(program);
         command
     }
 

@@ -15,7 +15,7 @@ use crate::{
     network::{CLIENT, CONTROLLER, Family, Network},
     probe::{Outcome, Service, attempt},
     servers::Servers,
-    traffic::{BusyConnection, Hammer, Lockstep, Nail},
+    traffic::{Hammer, IdleConnection, Lockstep, Nail, Tap},
 };
 
 const SOON: Duration = Duration::from_secs(1);
@@ -84,14 +84,23 @@ fn a_cut_connection_and_a_lost_datagram_are_noticed() -> Result<()> {
     let network = network()?;
     let (client, web) = (network.host("client-1")?, network.host("web-1")?);
     let address = |port| SocketAddr::new(crate::HostSpec::WEB.place.address(Family::V6), port);
-    let busy = BusyConnection::open(client, web, address(8080))?;
+    let busy = IdleConnection::open(client, web, address(8080))?.talk()?;
+    let seen = Tap::start(web, busy.addresses())?;
     let sent = Lockstep::start(client, web, address(80), true)?;
     let pushed = Lockstep::start(client, web, address(81), false)?;
     busy.expect_progress()?;
     sent.expect_progress(100)?;
     pushed.expect_progress(100)?;
+    seen.expect_more(0, 10)?;
+    seen.expect_more(1, 10)?;
     unplug(&network, "web-1")?;
     busy.expect_silence()?;
+    let quiet = seen.counts();
+    busy.expect_silence()?;
+    ensure!(
+        seen.counts() == quiet,
+        "packets on a cable that is unplugged"
+    );
     for datagrams in [sent, pushed] {
         let lost = datagrams.finish();
         ensure!(lost.is_err(), "no datagram was missed: {lost:?}");

@@ -3,10 +3,12 @@
 mod busy;
 mod hammer;
 mod lockstep;
+mod tap;
 
 pub use self::{
-    busy::BusyConnection,
+    busy::{BusyConnection, IdleConnection},
     hammer::{Hammer, HammerReport},
     lockstep::Lockstep,
+    tap::Tap,
 };
 pub(crate) use hammer::Nail;

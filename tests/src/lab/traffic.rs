@@ -1,15 +1,16 @@
 //! Servers, clients and traffic in a lab.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::{
     lab::Lab,
     network::Family,
+    operator::Answer,
     probe::{self, Expected, Flow, Outcome, Service},
     servers::Servers,
-    traffic::{BusyConnection, Hammer, Lockstep, Nail},
+    traffic::{BusyConnection, Hammer, IdleConnection, Lockstep, Nail, Tap},
 };
 
 impl Lab {
@@ -40,11 +41,14 @@ impl Lab {
             .with_context(|| format!("{host} has no servers"))
     }
 
-    /// Tries all these flows at once, and reports each that did not come out as expected.
+    /// Tries all these flows at once, and reports each that did not come out as expected. Of a
+    /// denied one nothing may arrive at the server either, if there is one; so nothing else may use
+    /// these ports meanwhile.
     ///
     /// # Errors
-    /// When one did not.
+    /// When one did not, or a server saw more than what was allowed.
     pub fn check(&self, all: &[Expected]) -> Result<()> {
+        let before = self.arrivals(all);
         let surprises: Vec<String> = thread::scope(|scope| {
             let mut attempts = Vec::new();
             for expected in all {
@@ -67,7 +71,36 @@ impl Lab {
             "not as expected:\n  {}",
             surprises.join("\n  ")
         );
+        let after = self.arrivals(all);
+        for ((host, service), before) in before {
+            let flows = all.iter().filter(|expected| {
+                expected.outcome == Outcome::Allowed
+                    && expected.flows[0].to == host
+                    && expected.flows[0].service == service
+            });
+            let expected = flows
+                .map(|expected| expected.flows.len() as u64)
+                .sum::<u64>();
+            let arrived = after
+                .get(&(host, service))
+                .map_or(0, |after| after - before);
+            ensure!(
+                arrived == expected,
+                "{arrived} flows arrived at {service} of {host}, and {expected} were allowed"
+            );
+        }
         Ok(())
+    }
+
+    /// What the servers that these flows go to have seen so far.
+    fn arrivals(&self, all: &[Expected]) -> BTreeMap<(&'static str, Service), u64> {
+        let asked = all.iter().map(|expected| expected.flows[0]);
+        asked
+            .filter_map(|Flow { to, service, .. }| {
+                let seen = self.servers.get(to)?.counted(service)?;
+                Some(((to, service), seen))
+            })
+            .collect()
     }
 
     /// Tries one flow.
@@ -94,8 +127,53 @@ impl Lab {
     /// # Errors
     /// When it cannot be opened.
     pub fn busy(&self, from: &str, to: &str, port: u16, family: Family) -> Result<BusyConnection> {
+        self.idle(from, to, port, family)?.talk()
+    }
+
+    /// Opens a connection on which nobody says a word yet.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn idle(&self, from: &str, to: &str, port: u16, family: Family) -> Result<IdleConnection> {
         let address = SocketAddr::new(self.address(to, family)?, port);
-        BusyConnection::open(self.namespace(from)?, self.namespace(to)?, address)
+        IdleConnection::open(self.namespace(from)?, self.namespace(to)?, address)
+    }
+
+    /// Counts the packets of a connection at the interface of a host.
+    ///
+    /// # Errors
+    /// When the interface cannot be listened at.
+    pub fn tap(&self, host: &str, connection: &BusyConnection) -> Result<Tap> {
+        Tap::start(self.namespace(host)?, connection.addresses())
+    }
+
+    /// The segments of a connection that the TCP of one of its hosts has received and has sent,
+    /// retransmitted ones included, whatever became of them outside.
+    ///
+    /// # Errors
+    /// When the host has no such connection.
+    pub fn segments(&self, host: &str, connection: &BusyConnection) -> Result<[u64; 2]> {
+        let [client, server] = connection.addresses().map(|end| format!(":{}", end.port()));
+        let filter = format!(
+            "( sport = {client} and dport = {server} ) or ( sport = {server} and dport = {client} )"
+        );
+        let answer = Answer::of(
+            self.namespace(host)?
+                .command("ss")
+                .arg("-Htin")
+                .args(filter.split(' ')),
+        )?
+        .fine()
+        .context("asking ss, of the package iproute2")?;
+        let count = |name| {
+            let mut words = answer.stdout.split_whitespace();
+            let value = words.find_map(|word| word.strip_prefix(name));
+            let value = value.with_context(|| {
+                format!("{host} has no {name} between {client} and {server}: {answer:?}")
+            })?;
+            value.parse().with_context(|| format!("reading {value}"))
+        };
+        Ok([count("segs_in:")?, count("segs_out:")?])
     }
 
     /// Starts datagrams that are counted one by one, sent by the opener to a port where nobody

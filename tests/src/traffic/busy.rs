@@ -1,4 +1,4 @@
-//! A TCP connection on which both ends talk all the time.
+//! A TCP connection on which both ends talk all the time, from its opening or from later on.
 
 use std::{
     io::{Read, Write},
@@ -25,11 +25,18 @@ const PACE: Duration = Duration::from_millis(1);
 /// retransmissions take.
 const SILENCE: Duration = Duration::from_millis(1500);
 
+/// An open connection on which nobody has said a word.
+#[derive(Debug)]
+pub struct IdleConnection {
+    client: TcpStream,
+    server: TcpStream,
+}
+
 /// An open connection; each end writes without end and counts what it reads.
 #[derive(Debug)]
 pub struct BusyConnection {
     ends: [End; 2],
-    client: SocketAddr,
+    addresses: [SocketAddr; 2],
 }
 
 #[derive(Debug)]
@@ -39,7 +46,7 @@ struct End {
     threads: Vec<JoinHandle<()>>,
 }
 
-impl BusyConnection {
+impl IdleConnection {
     /// Opens one from a host to an address of another, where nobody listens yet.
     pub(crate) fn open(from: &Namespace, to: &Namespace, address: SocketAddr) -> Result<Self> {
         let listener = to
@@ -49,17 +56,48 @@ impl BusyConnection {
             .inside(|| TcpStream::connect_timeout(&address, LONG))?
             .with_context(|| format!("connecting from {} to {address}", from.name()))?;
         let (server, _) = listener.accept().context("accepting the connection")?;
-        let address = client.local_addr()?;
-        Ok(Self {
-            ends: [End::talk(client)?, End::talk(server)?],
-            client: address,
-        })
+        Ok(Self { client, server })
     }
 
+    /// The end that was called says the first word.
+    ///
+    /// # Errors
+    /// When the opener does not hear it.
+    pub fn expect_greeting(&mut self) -> Result<()> {
+        self.client.set_read_timeout(Some(LONG))?;
+        self.server.write_all(b"ahoy")?;
+        self.client
+            .read_exact(&mut [0; 4])
+            .context("waiting for the word of the end that was called")?;
+        Ok(self.client.set_read_timeout(None)?)
+    }
+
+    /// Both ends begin to talk without end.
+    ///
+    /// # Errors
+    /// When a socket is broken.
+    pub fn talk(self) -> Result<BusyConnection> {
+        let Self { client, server } = self;
+        // As the opener has them: a server for both families has other words for IPv4.
+        let addresses = [client.local_addr()?, client.peer_addr()?];
+        Ok(BusyConnection {
+            ends: [End::talk(client)?, End::talk(server)?],
+            addresses,
+        })
+    }
+}
+
+impl BusyConnection {
     /// The opener's address and port.
     #[must_use]
     pub fn client(&self) -> SocketAddr {
-        self.client
+        self.addresses[0]
+    }
+
+    /// The opener's address and port, and the other end's.
+    #[must_use]
+    pub fn addresses(&self) -> [SocketAddr; 2] {
+        self.addresses
     }
 
     /// Bytes that the opener and the other end have received.

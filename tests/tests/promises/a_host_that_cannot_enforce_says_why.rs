@@ -2,8 +2,12 @@
 
 use std::fs;
 
-use anyhow::{Result, ensure};
-use lab::{HostSpec, Lab, Place};
+use anyhow::{Context, Result, ensure};
+use lab::{HostSpec, Lab, Place, Service, allowed, denied};
+
+use crate::policies::policy;
+
+use Service::Tcp;
 
 const HOST: HostSpec = HostSpec {
     place: Place {
@@ -47,8 +51,81 @@ fn no_bpffs() -> Result<()> {
 #[test]
 fn no_privileges() -> Result<()> {
     run(|lab| {
-        let answer = lab.agent("web-2")?.once_without_privileges("run")?;
+        let answer = lab.agent("web-2")?.once_behind(&with_only(&[]), "run")?;
         answer.refused(69, &["root"]).map(drop)
+    })
+}
+
+/// What makes a program root with these capabilities and no others, as systemd does.
+fn with_only(capabilities: &[&str]) -> Vec<String> {
+    let mut bounding_set = "-all".to_owned();
+    for capability in capabilities {
+        let name = capability.trim_start_matches("CAP_").to_lowercase();
+        bounding_set.push_str(&format!(",+{name}"));
+    }
+    vec![
+        "setpriv".to_owned(),
+        format!("--bounding-set={bounding_set}"),
+        "--inh-caps=-all".to_owned(),
+        "--no-new-privs".to_owned(),
+    ]
+}
+
+/// The capabilities that the unit gives the agent are all that it needs, and it needs all of them.
+#[test]
+fn one_capability_less_than_its_unit_gives() -> Result<()> {
+    let unit = include_str!("../../../deploy/systemd/bulkhead-agent.service");
+    let capabilities: Vec<&str> = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .context("the unit bounds no capabilities")?
+        .split_whitespace()
+        .collect();
+    ensure!(!capabilities.is_empty(), "the unit gives no capability");
+    Lab::run_bare(&[HOST], |lab| {
+        let token = lab.create_token(&HOST)?;
+        let agent = lab.agent("web-2")?;
+        agent.give_token(&token)?;
+        agent.daemon().wrap(&with_only(&capabilities));
+        agent.daemon().start()?;
+        lab.wait_connected("web-2")?;
+        lab.serve("web-2", &[Tcp(8080), Tcp(8081)])?;
+        lab.apply(&policy(&[
+            "appliesTo: web, ingress: [{ allow: [tcp/8080] }]",
+        ]))?;
+        lab.check(&[
+            allowed("client-1", "web-2", Tcp(8080)),
+            denied("client-1", "web-2", Tcp(8081)),
+        ])?;
+        lab.wait_denial("of a new flow", "web-2", |denial| denial.local_port == 8081)?;
+
+        let agent = lab.agent("web-2")?;
+        agent.daemon().terminate()?;
+        agent
+            .once_behind(&with_only(&capabilities), "detach")?
+            .fine()?;
+        for missing in &capabilities {
+            let rest: Vec<&str> = capabilities
+                .iter()
+                .copied()
+                .filter(|capability| capability != missing)
+                .collect();
+            agent
+                .once_behind(&with_only(&rest), "run")?
+                .refused(69, &[missing])?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_kernel_below_5_10() -> Result<()> {
+    run(|lab| {
+        let older = ["setarch", "--uname-2.6"].map(str::to_owned);
+        let answer = lab.agent("web-2")?.once_behind(&older, "run")?;
+        answer
+            .refused(69, &["this host runs Linux 2.6.", "5.10", "upgrade"])
+            .map(drop)
     })
 }
 

@@ -5,14 +5,17 @@
 #![forbid(unsafe_code)]
 
 mod a_host_that_cannot_enforce_says_why;
+mod a_policy_cannot_lock_the_operator_out;
 mod an_invalid_policy_never_replaces_a_valid_one;
 mod every_denial_names_its_rule;
+mod installing_the_agent_cuts_only_what_policy_denies;
 mod losing_the_agent_changes_nothing;
 mod losing_the_controller_changes_nothing;
 mod nobody_is_who_they_say_they_are;
 mod observing_lets_pass_and_reports;
 mod one_packet_one_revision;
 mod policies;
+mod quarantine_leaves_the_host_its_address;
 mod quarantine_outranks_everything;
 mod revoked_means_cut;
 mod the_demo_keeps_its_word;

@@ -24,7 +24,12 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match tour::run(arguments.once) {
+    exit_code(tour::run(arguments.once))
+}
+
+/// 0 only for a tour to its end on which everything was as expected.
+fn exit_code(tour: anyhow::Result<bool>) -> ExitCode {
+    match tour {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) if error.is::<interrupt::Interrupted>() => ExitCode::from(130),

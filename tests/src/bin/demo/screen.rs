@@ -1,8 +1,11 @@
 //! What the demo shows: headings, rows with a tick or a cross, and something that turns while it
 //! waits. Colours and motion on a terminal only.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
-    env,
+    env, fmt,
     io::{self, IsTerminal},
     time::Duration,
 };
@@ -12,17 +15,43 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::interrupt::Interrupt;
 
-/// Columns of a row behind its mark, in characters.
+/// Columns of a row behind its mark, in characters. What is longer still keeps a space behind it.
 const WHO: usize = 12;
-const TRIED: usize = 33;
+const TO: usize = 10;
+const SERVICE: usize = 10;
+const TRIED: usize = TO + SERVICE + 13;
 const WORD: usize = 10;
 
 /// The terminal, and how many rows were not as expected.
 pub struct Screen {
     colour: bool,
     interrupt: Interrupt,
+    tally: Tally,
+}
+
+/// Rows with an expectation so far, and how many of them surprised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
     rows: u32,
     surprises: u32,
+}
+
+impl Tally {
+    /// Whether every row was as expected.
+    pub fn is_good(self) -> bool {
+        self.surprises == 0
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, surprises } = self;
+        if self.is_good() {
+            write!(f, "All {rows} as expected")
+        } else {
+            write!(f, "{surprises} of {rows} not as expected")
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -40,14 +69,13 @@ impl Screen {
         Self {
             colour,
             interrupt,
-            rows: 0,
-            surprises: 0,
+            tally: Tally::default(),
         }
     }
 
-    /// Rows so far, and how many of them surprised.
-    pub fn tally(&self) -> (u32, u32) {
-        (self.rows, self.surprises)
+    /// How the rows came out so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
     }
 
     /// Begins a part of the tour.
@@ -72,10 +100,7 @@ impl Screen {
 
     /// The head of the table that [`Screen::row`] fills.
     pub fn table(&self) {
-        let head = format!(
-            "    {:<WHO$}{:<TRIED$}{:<WORD$}{}",
-            "WHO", "TRIED", "EXPECTED", "HAPPENED"
-        );
+        let head = format!("    {}HAPPENED", cells(["WHO", "TRIED", "EXPECTED"]));
         println!("{}", self.paint(Paint::Dim, &head));
     }
 
@@ -83,34 +108,32 @@ impl Screen {
     ///
     /// # Errors
     /// Those of `work`; or that the tour was interrupted.
-    pub fn row(
-        &mut self,
-        [who, tried, expected]: [&str; 3],
-        work: impl FnOnce() -> Result<String>,
-    ) -> Result<()> {
-        let row = format!("{who:<WHO$}{tried:<TRIED$}{expected:<WORD$}");
+    pub fn row(&mut self, row: [&str; 3], work: impl FnOnce() -> Result<String>) -> Result<()> {
+        let [_, _, expected] = row;
+        let row = cells(row);
         let happened = self.wait(&row, work)?;
-        let mark = self.mark(happened == expected);
-        println!("  {mark} {row}{happened}");
+        let good = happened == expected;
+        self.tally.rows += 1;
+        self.tally.surprises += u32::from(!good);
+        println!("  {} {row}{happened}", self.mark(good));
         Ok(())
     }
 
-    /// Does something that takes a while and must come off, and shows it as a step.
+    /// Does something that takes a while and must come off, and shows it as a step. It is no row:
+    /// where a step fails, the tour ends.
     ///
     /// # Errors
     /// As [`Screen::row`].
     pub fn step<T>(&mut self, name: &str, work: impl FnOnce() -> Result<(T, String)>) -> Result<T> {
         let (value, text) = self.wait(name, work)?;
-        println!("  {} {name:<WHO$}{text}", self.mark(true));
+        println!("  {} {}{text}", self.mark(true), cell(name, WHO));
         Ok(value)
     }
 
-    fn mark(&mut self, good: bool) -> String {
-        self.rows += 1;
+    fn mark(&self, good: bool) -> String {
         if good {
             self.paint(Paint::Green, "✓")
         } else {
-            self.surprises += 1;
             self.paint(Paint::Red, "✗")
         }
     }
@@ -141,4 +164,20 @@ impl Screen {
         };
         format!("\u{1b}[{code}m{text}\u{1b}[0m")
     }
+}
+
+/// What was tried, for the column of that name.
+pub fn tried(to: &str, service: impl fmt::Display, how: impl fmt::Display) -> String {
+    let service = service.to_string();
+    format!("{}{}{how}", cell(to, TO), cell(&service, SERVICE))
+}
+
+/// The columns of a row, but for the last.
+fn cells([who, tried, expected]: [&str; 3]) -> String {
+    cell(who, WHO) + &cell(tried, TRIED) + &cell(expected, WORD)
+}
+
+/// Text in a column: at least one space follows it.
+fn cell(text: &str, width: usize) -> String {
+    format!("{text:<0$} ", width - 1)
 }

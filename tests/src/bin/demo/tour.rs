@@ -9,7 +9,7 @@ use lab::{Expected, HostSpec, Lab, Plan};
 
 use crate::{
     interrupt::{Interrupt, Interrupted},
-    screen::Screen,
+    screen::{Screen, tried},
 };
 
 /// What the names of the demo's namespaces begin with.
@@ -32,19 +32,14 @@ pub fn run(once: bool) -> Result<bool> {
         }
         return Err(error);
     }
-    let (rows, surprises) = tour.screen.tally();
-    let good = surprises == 0;
-    tour.screen.heading(&if good {
-        format!("All {rows} as expected")
-    } else {
-        format!("{surprises} of {rows} not as expected")
-    });
+    let tally = tour.screen.tally();
+    tour.screen.heading(&tally.to_string());
     if !once {
         tour.invite()?;
         interrupt.wait();
         tour.screen.line("cleaning up");
     }
-    Ok(good)
+    Ok(tally.is_good())
 }
 
 /// The lab, without agents.
@@ -106,7 +101,7 @@ impl Tour {
                 })
                 .collect();
             for (flow, expected, attempt) in attempts {
-                let tried = format!("{:<10}{:<10}{}", flow.to, flow.service, flow.family);
+                let tried = tried(flow.to, flow.service, flow.family);
                 screen.row([flow.from, &tried, &expected.outcome.to_string()], || {
                     let outcome = attempt
                         .join()

@@ -12,7 +12,7 @@ use lab::{
     Outcome, Place, Service, allowed, denied, wait_until,
 };
 
-use super::{HOSTS, Tour};
+use super::{HOSTS, Tour, tried};
 
 use Service::{Ping, Tcp, Udp};
 
@@ -96,16 +96,30 @@ impl Tour {
     /// Each denied flow of the table must be in the list, with a file and a line.
     pub(super) fn list_denials(&mut self) -> Result<()> {
         self.screen.heading("Every denial names its rule");
+        self.told_of(&flows(), "is told of every denied flow", |denial| {
+            denial.file.starts_with(POLICY) && denial.line > 0
+        })?;
+        self.operate(&["denials"])
+    }
+
+    /// A row: whether the operator's tool lists a denial like this for every denied flow.
+    fn told_of(
+        &mut self,
+        tried: &[Expected],
+        what: &str,
+        like: impl Fn(&Denial) -> bool,
+    ) -> Result<()> {
         let Self { lab, screen } = self;
-        screen.row(["operator", "is told of every denied flow", "yes"], || {
-            let mut missing: Vec<Flow> = flows()
+        screen.row(["operator", what, "yes"], || {
+            let mut missing: Vec<Flow> = tried
                 .iter()
                 .filter(|expected| expected.outcome == Outcome::Denied)
                 .flat_map(|expected| expected.flows)
                 .collect();
             let told = wait_until("every denial to be listed", LONG, || {
-                let denials: Vec<Denial> =
+                let mut denials: Vec<Denial> =
                     lab.operator().list(&["denials", "--limit", "100000"])?;
+                denials.retain(&like);
                 missing.retain(|flow| !denials.iter().any(|denial| tells_of(denial, flow)));
                 Ok(missing.is_empty())
             });
@@ -114,8 +128,7 @@ impl Tour {
                 (Err(_), Some(flow)) => format!("{} are missing, such as {flow}", missing.len()),
                 (Err(error), None) => return Err(error),
             })
-        })?;
-        self.operate(&["denials"])
+        })
     }
 
     pub(super) fn revoke(&mut self) -> Result<()> {
@@ -147,7 +160,7 @@ impl Tour {
 
     /// A row about an open connection.
     fn connection(&mut self, connection: &BusyConnection, expected: &str) -> Result<()> {
-        let tried = format!("{:<10}{ORDERS:<10}IPv6, open", "app-1");
+        let tried = tried("app-1", ORDERS, "IPv6, open");
         self.screen.row(["web-1", &tried, expected], || {
             let came_true = match expected {
                 "cut" => connection.expect_silence(),
@@ -186,21 +199,33 @@ impl Tour {
     pub(super) fn quarantine(&mut self) -> Result<()> {
         self.screen
             .heading("Quarantine: nothing reaches web-1, and it reaches nothing");
+        // What the policy allows, so what stops it is the quarantine.
         let with_web = |outcome: fn(&'static str, &'static str, Service) -> Expected| {
-            [
+            vec![
                 outcome("client-1", "web-1", STOREFRONT),
+                outcome("admin-1", "web-1", Tcp(22)),
+                outcome("admin-1", "web-1", Ping),
                 outcome("web-1", "app-1", ORDERS),
+                outcome("web-1", "app-1", Ping),
             ]
         };
-        self.lab.serve("app-1", &[ORDERS])?;
+        let mut cut = with_web(denied);
+        // What it denies as well: quarantine outranks it, as the denials tell.
+        cut.push(denied("app-1", "web-1", STOREFRONT));
+        cut.push(denied("web-1", "app-1", Udp(ORDERS_PORT)));
+        cut.push(denied("web-1", "client-1", Udp(53)));
+        self.lab.serve("app-1", &[ORDERS, Udp(ORDERS_PORT)])?;
         self.operate(&["quarantine", "web-1", "--reason", "the tour"])?;
-        self.rows(&with_web(denied))?;
+        self.rows(&cut)?;
+        self.told_of(&cut, "is told: by quarantine", |denial| {
+            denial.tier == "quarantine"
+        })?;
         self.operate(&["release", "web-1"])?;
         self.rows(&with_web(allowed))
     }
 }
 
-/// Whether a denial, of whichever end, is this flow's and names a rule of the tour's policy.
+/// Whether a denial, of whichever end, is this flow's.
 fn tells_of(denial: &Denial, flow: &Flow) -> bool {
     let place = |name| PLACES.iter().find(|place| place.name == name);
     let (Some(from), Some(to)) = (place(flow.from), place(flow.to)) else {
@@ -221,11 +246,7 @@ fn tells_of(denial: &Denial, flow: &Flow) -> bool {
         Udp(port) => denial.protocol == "udp" && target.1 == port,
         Ping => denial.protocol.starts_with("icmp"),
     };
-    asked
-        && source == from.address(flow.family)
-        && target.0 == to.address(flow.family)
-        && denial.file.starts_with(POLICY)
-        && denial.line > 0
+    asked && source == from.address(flow.family) && target.0 == to.address(flow.family)
 }
 
 fn introduction(host: &HostSpec) -> String {
