@@ -10,7 +10,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     config::Config,
@@ -101,6 +101,9 @@ async fn start(preflight: Preflight) -> Result<Tasks, AgentError> {
         spool,
         standing,
     } = preflight;
+    if let Some(warning) = config.warning() {
+        warn!("{warning}");
+    }
     // Before the token is spent: a kernel that cannot enforce ends it here.
     let options = EnforcerOptions {
         pin_dir: config.pin_dir(),

@@ -33,7 +33,8 @@ pub struct Config {
     /// The name that the host asks for when it enrols.
     #[serde(default = "defaults::host_name")]
     pub host_name: String,
-    /// The interfaces to police; empty: every Ethernet interface with an address.
+    /// The interfaces to police; empty: every Ethernet interface that is a device or has an address,
+    /// and is no bridge.
     #[serde(default)]
     pub interfaces: Vec<InterfaceName>,
     /// Where the BPF file system is mounted.
@@ -182,7 +183,17 @@ impl Config {
     /// Where the programs, maps and links of this layout are pinned.
     #[must_use]
     pub fn pin_dir(&self) -> PathBuf {
-        self.bpffs.join("bulkhead/v1")
+        self.bpffs
+            .join(format!("bulkhead/v{}", datapath::layout::VERSION))
+    }
+
+    /// What an operator should know before it is too late, once at the start.
+    #[must_use]
+    pub fn warning(&self) -> Option<&'static str> {
+        let Failsafe { subnets, tcp_ports } = &self.failsafe;
+        (subnets.is_empty() || tcp_ports.is_empty()).then_some(
+            "there is no failsafe: a policy that forgets the operators cuts them off from this host; set `failsafe.subnets` in the configuration file to where they come from, such as [\"10.9.0.0/24\"]",
+        )
     }
 
     /// Most disk space for denials that wait, in bytes.

@@ -18,7 +18,7 @@ const FLUSH: Duration = Duration::from_millis(200);
 /// Most denials in a batch.
 const BATCH: usize = 500;
 
-/// Runs until cancelled.
+/// Runs until cancelled, and then until all that was taken from the kernel is spooled.
 ///
 /// # Errors
 /// When the kernel's events cannot be read any more.
@@ -53,6 +53,14 @@ pub async fn run(
             append(&spool, mem::take(&mut waiting));
         }
     };
+    // What the reader has taken from the kernel is nowhere else; the rest waits there.
+    reader.stop();
+    while let Some(denials) = reader.next().await {
+        waiting.extend(denials);
+        if waiting.len() >= BATCH {
+            append(&spool, mem::take(&mut waiting));
+        }
+    }
     append(&spool, waiting);
     outcome
 }
@@ -65,4 +73,56 @@ fn append(spool: &SharedSpool, mut denials: Vec<Denial>) {
         }
         spool.append(denials);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    use tokio::{sync::mpsc, time::timeout};
+
+    use super::*;
+    use crate::{
+        spool::{Spool, tests::denial},
+        testing::LONG,
+    };
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_stop_under_load_loses_no_denial_that_was_taken_from_the_kernel() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Spool::open(directory.path(), 64 << 20).unwrap();
+        let spool = SharedSpool::new(spool);
+        let (_facts, facts) = watch::channel(Facts::default());
+        let (sender, receiver) = mpsc::channel(16);
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = DenialReader::of(receiver, Arc::clone(&stop));
+        // As the reader of the ring: sends without a pause, and looks between batches.
+        let feeder = std::thread::spawn(move || {
+            let mut sent = 0;
+            while !stop.load(Ordering::Relaxed) {
+                sender.blocking_send(vec![denial(1); 64]).unwrap();
+                sent += 64;
+            }
+            sent
+        });
+        let cancel = CancellationToken::new();
+        let mut newest = spool.watch();
+        let task = tokio::spawn(run(reader, spool.clone(), facts, cancel.clone()));
+        timeout(LONG, newest.changed()).await.unwrap().unwrap();
+        cancel.cancel();
+        timeout(LONG, task).await.unwrap().unwrap().unwrap();
+        let sent = feeder.join().unwrap();
+        let spooled = spool.with(|spool| {
+            assert_eq!(spool.lost(), 0);
+            std::iter::from_fn(|| spool.take())
+                .map(|batch| batch.denials.len())
+                .sum::<usize>()
+        });
+        assert_eq!(spooled, sent);
+    }
 }

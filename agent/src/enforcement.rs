@@ -1,13 +1,12 @@
 //! The task that owns the kernel side: it starts enforcement, applies what comes, and looks after
 //! interfaces and counters.
 
+mod beginning;
 mod handle;
+mod trouble;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use policy::{
-    Direction, Effect, HostPolicy, Identity, Mode, Origin, PeerMatch, Revision, Rule, Tier,
-};
 use proto::Sha256Digest;
 use tokio::{
     sync::{mpsc, watch},
@@ -15,9 +14,12 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
+#[cfg(test)]
+pub use self::beginning::bootstrap_policy;
 pub use self::handle::{Applied, ApplyAnswer, Command, Enforcement, Facts, Gone};
+use self::trouble::{Change, Trouble};
 use crate::{
     enforcer::{DenialReader, EnforceError, Enforcer},
     error::{AgentError, with_causes},
@@ -39,8 +41,8 @@ pub struct EnforcementTask {
     current: Option<Current>,
     commands: mpsc::Receiver<Command>,
     facts: watch::Sender<Facts>,
-    /// Why the last look at the interfaces failed; logged once.
-    trouble: Option<String>,
+    /// Why the last look at the interfaces failed.
+    trouble: Trouble,
 }
 
 /// What this process has applied.
@@ -57,7 +59,7 @@ enum Source {
     /// It is the last good one on disk.
     Disk,
     /// The agent's own; never on disk, and the controller knows no digest of it.
-    Bootstrap,
+    Own,
 }
 
 /// What a start brings.
@@ -72,34 +74,8 @@ pub struct Started {
     pub maps_are_new: bool,
 }
 
-/// What a host enforces that has never had a policy: everything is allowed, and says so.
-#[must_use]
-pub fn bootstrap_policy() -> HostPolicy {
-    let origin = Arc::new(Origin {
-        rule: "default".to_owned(),
-        file: String::new(),
-        line: 0,
-    });
-    let rules = Direction::ALL.map(|direction| Rule {
-        direction,
-        tier: Tier::Default,
-        effect: Effect::Allow,
-        mode: Mode::Enforce,
-        peers: PeerMatch::Any,
-        ports: Vec::new(),
-        log: false,
-        origin: Arc::clone(&origin),
-    });
-    HostPolicy {
-        revision: Revision::default(),
-        identity: Identity::UNMANAGED,
-        rules: rules.into(),
-        addresses: Default::default(),
-    }
-}
-
 impl EnforcementTask {
-    /// Enforces what was enforced before, or the bootstrap policy, then takes the interfaces.
+    /// Enforces what was enforced before, or a policy of the agent's own, then takes the interfaces.
     /// Blocks for as long as the kernel takes.
     ///
     /// # Errors
@@ -118,15 +94,15 @@ impl EnforcementTask {
             current: None,
             commands,
             facts,
-            trouble: None,
+            trouble: Trouble::default(),
         };
-        task.local.own_addresses = task.enforcer.addresses();
+        task.local.own_addresses = task.enforcer.addresses()?;
         let live = task.enforcer.live()?;
         task.take_up(live.as_ref().map(|live| live.digest))?;
         let denials = task.enforcer.denials()?;
         let interfaces = task.enforcer.attach()?;
         info!(?interfaces, "interfaces are policed");
-        task.look_around();
+        task.look_around()?;
         Ok(Started {
             task,
             enforcement,
@@ -137,24 +113,25 @@ impl EnforcementTask {
 
     /// Goes on with the policy that the kernel enforces, or enforced before the reboot.
     fn take_up(&mut self, live: Option<Sha256Digest>) -> Result<(), EnforceError> {
-        let recovered = PolicyStore::new(&self.state).recover(live);
-        let recovered = recovered.unwrap_or_else(|error| {
-            error!(error = %with_causes(&error), "the last good policy cannot be used");
-            None
-        });
-        if let Some(policy) = recovered {
-            let applied = self.install(policy, Source::Disk)?;
-            info!(revision = %applied.revision, generation = applied.generation, "the last good policy is enforced");
-            return Ok(());
-        }
-        let bootstrap = EncodedPolicy::encode(bootstrap_policy());
-        if live.is_some_and(|live| live != bootstrap.digest()) {
-            warn!(
-                "what the kernel enforces stays; its policy is not on disk, so the controller has to send it"
-            );
-        } else {
-            self.install(bootstrap, Source::Bootstrap)?;
-            info!("there is no policy yet: everything is allowed until the controller sends one");
+        let state = Arc::clone(&self.state);
+        let mut choice = beginning::choose(PolicyStore::new(&state), live)
+            .into_iter()
+            .peekable();
+        while let Some((policy, source)) = choice.next() {
+            match self.install(policy, source) {
+                Ok(Applied {
+                    revision,
+                    generation,
+                    ..
+                }) => {
+                    info!(%revision, generation, "the host enforces");
+                    return Ok(());
+                }
+                Err(error) if choice.peek().is_some() => {
+                    error!(error = %with_causes(&error), "the policy on disk is refused; the host falls back to one of its own until the controller sends another");
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -176,7 +153,7 @@ impl EnforcementTask {
         };
         let source = if on_disk { Source::Disk } else { source };
         self.current = Some(Current { policy, source });
-        let known = (source != Source::Bootstrap).then(|| applied.clone());
+        let known = (source != Source::Own).then(|| applied.clone());
         self.facts.send_modify(|facts| facts.applied = known);
         Ok(applied)
     }
@@ -216,6 +193,11 @@ impl EnforcementTask {
                 self.set_controllers(addresses);
                 let _ = answer.send(());
             }
+            Command::Look { answer } => {
+                let outcome = self.look_around();
+                self.note(outcome);
+                let _ = answer.send(());
+            }
             Command::Ping { answer } => {
                 let _ = answer.send(());
             }
@@ -229,69 +211,76 @@ impl EnforcementTask {
                 controllers: addresses,
                 ..self.local.clone()
             };
-            self.set_local_tiers(local);
+            if let Err(error) = self.set_local_tiers(local) {
+                error!(error = %with_causes(&error), "the way to the controllers' new addresses is not open; it is tried again");
+            }
         }
     }
 
     /// Enforces the same policy with other rules of this host's own.
-    fn set_local_tiers(&mut self, local: LocalTiers) {
+    fn set_local_tiers(&mut self, local: LocalTiers) -> Result<(), EnforceError> {
         let before = std::mem::replace(&mut self.local, local);
         // Without a policy in hand they come in with the next one.
         let Some(Current { policy, source }) = self.current.take() else {
-            return;
+            return Ok(());
         };
         if let Err(error) = self.install(policy.clone(), source) {
-            self.note_trouble(&error);
             self.local = before;
             self.current = Some(Current { policy, source });
+            return Err(error);
         }
+        Ok(())
     }
 
     fn attach_and_look(&mut self) {
-        match self.enforcer.attach() {
-            Ok(interfaces) => {
-                if !interfaces.is_empty() && self.trouble.take().is_some() {
-                    info!(?interfaces, "interfaces are policed again");
-                }
+        let attached = self.enforcer.attach().map(|interfaces| {
+            if !interfaces.is_empty() {
+                info!(?interfaces, "interfaces are policed");
             }
-            Err(error) => self.note_trouble(&error),
-        }
-        self.look_around();
+        });
+        let looked = self.look_around();
+        self.note(attached.and(looked));
     }
 
-    fn look_around(&mut self) {
+    /// Tells the others what is found, and the kernel when this host has other addresses. Addresses that
+    /// cannot be listed are not gone: the last known ones stand.
+    fn look_around(&mut self) -> Result<(), EnforceError> {
         let addresses = self.enforcer.addresses();
-        if self.local.own_addresses != addresses {
-            info!(?addresses, "this host has other addresses");
-            let local = LocalTiers {
-                own_addresses: addresses.clone(),
-                ..self.local.clone()
-            };
-            self.set_local_tiers(local);
-        }
         let counters = self.enforcer.counters();
         self.facts.send_if_modified(|facts| {
             let before = facts.clone();
-            facts.addresses = addresses;
+            if let Ok(addresses) = &addresses {
+                facts.addresses.clone_from(addresses);
+            }
             if let Ok(counters) = &counters {
                 facts.packets_denied = counters.packets_denied;
                 facts.events_lost = counters.events_lost;
             }
             *facts != before
         });
-        if let Err(error) = counters {
-            self.note_trouble(&error);
+        let addresses = addresses?;
+        if self.local.own_addresses != addresses {
+            info!(?addresses, "this host has other addresses");
+            let local = LocalTiers {
+                own_addresses: addresses,
+                ..self.local.clone()
+            };
+            self.set_local_tiers(local)?;
         }
+        counters.map(|_| ())
     }
 
-    fn note_trouble(&mut self, error: &EnforceError) {
-        let text = with_causes(error);
-        if self.trouble.as_ref() != Some(&text) {
-            error!(
-                error = text,
+    fn note(&mut self, outcome: Result<(), EnforceError>) {
+        match self
+            .trouble
+            .note(outcome.map_err(|error| with_causes(&error)))
+        {
+            Some(Change::Began(error)) => error!(
+                error,
                 "the kernel side cannot be looked after; it is tried again"
-            );
-            self.trouble = Some(text);
+            ),
+            Some(Change::Ended) => info!("the kernel side is looked after again"),
+            None => {}
         }
     }
 }

@@ -3,7 +3,10 @@
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use datapath::{Reason, layout::Counter};
@@ -12,11 +15,12 @@ use tokio::sync::mpsc;
 
 use crate::{
     denial::Denial,
-    interfaces::{self, Unfit},
-    kernel::{self, Events, KernelError, Maps, Programs},
+    error::with_causes,
+    interfaces::{self, Interface, Survey, Unfit},
+    kernel::{self, Attachment, Events, Hooking, KernelError, Maps, Programs},
     local_tiers::LocalTiers,
-    lower::lower,
-    plan::{NoRoom, Observed, Stamp, plan},
+    lower::{TABLES_VERSION, lower},
+    plan::{NoRoom, Observed, Operation, Stamp, plan},
     rule_book::RuleBook,
 };
 
@@ -25,6 +29,8 @@ const REPORT_INTERVAL: u64 = 1_000_000_000;
 /// Batches between the reader of events and who takes them; a full one fills the ring, which counts.
 const BATCHES: usize = 16;
 const BATCH: usize = 512;
+/// How long the reader of events may take to notice that it shall stop.
+const WAKE_MS: u32 = 200;
 
 /// What the enforcer is to police, and where it keeps its pins.
 #[derive(Clone, Debug)]
@@ -35,6 +41,16 @@ pub struct EnforcerOptions {
     pub interfaces: Vec<String>,
     /// Flows of each address family that the kernel remembers.
     pub flows: u32,
+}
+
+/// The interfaces that could not be taken, each with its reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", texts(.0))]
+pub struct Unpoliced(Vec<KernelError>);
+
+fn texts(errors: &[KernelError]) -> String {
+    let texts: Vec<_> = errors.iter().map(|error| with_causes(error)).collect();
+    texts.join("; ")
 }
 
 /// What the kernel enforces now.
@@ -70,7 +86,7 @@ pub struct Inspection {
     pub counters: Counters,
 }
 
-/// A policy that was not applied; what was enforced before still is.
+/// What the kernel side could not do; what was enforced before still is.
 #[derive(Debug, thiserror::Error)]
 pub enum EnforceError {
     /// Its tables are too large.
@@ -79,6 +95,9 @@ pub enum EnforceError {
     /// The tables of the old and the new policy together are.
     #[error("the policy does not fit this host beside the one in force")]
     NoRoom(#[from] NoRoom),
+    /// Some interfaces are not policed; the others are.
+    #[error(transparent)]
+    Unpoliced(#[from] Unpoliced),
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -90,6 +109,7 @@ impl EnforceError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::TooLarge(_) | Self::NoRoom(_) => 78,
+            Self::Unpoliced(Unpoliced(errors)) => errors.first().map_or(70, KernelError::exit_code),
             Self::Kernel(error) => error.exit_code(),
         }
     }
@@ -100,7 +120,8 @@ pub struct Enforcer {
     options: EnforcerOptions,
     programs: Programs,
     maps: Maps,
-    observed: Observed,
+    /// What the maps hold; `None` when that is not known, and is to be read before the next plan.
+    observed: Option<Observed>,
     rule_book: RuleBook,
     /// Interfaces that were complained about, so as to do so once.
     unfit: Vec<(String, Unfit)>,
@@ -112,9 +133,13 @@ impl Enforcer {
     /// # Errors
     /// What the host lacks.
     pub fn open(options: EnforcerOptions) -> Result<Self, EnforceError> {
-        let programs = Programs::load(&options.pin_dir, options.flows)?;
+        Self::open_with(options, Hooking::of_kernel())
+    }
+
+    fn open_with(options: EnforcerOptions, hooking: Hooking) -> Result<Self, EnforceError> {
+        let programs = Programs::load(&options.pin_dir, options.flows, hooking)?;
         let maps = Maps::open(&options.pin_dir)?;
-        let observed = maps.observe()?;
+        let observed = Some(maps.observe()?);
         let rule_book = RuleBook::default();
         Ok(Self {
             options,
@@ -138,48 +163,67 @@ impl Enforcer {
     /// already, nothing is written.
     ///
     /// # Errors
-    /// Nothing changed for any packet.
+    /// The flip was not made: nothing changed for any packet. What fails after the flip is logged;
+    /// the next plan cleans up.
     pub fn apply(
         &mut self,
         policy: &HostPolicy,
         digest: [u8; 32],
         local: &LocalTiers,
     ) -> Result<Live, EnforceError> {
-        let merged = Arc::new(local.merge(policy));
+        let merged = local.merge(policy);
         let stamp = Stamp {
             revision: policy.revision.0,
             digest,
-            local: local.fingerprint(),
+            // Tables that an agent of another meaning has lowered are not those of this one.
+            local: local.fingerprint() ^ TABLES_VERSION.rotate_right(8),
             report_interval: REPORT_INTERVAL,
         };
         if let Some(settings) = self.maps.live()?
             && settings.digest == digest
             && settings.local == stamp.local
         {
-            self.rule_book.insert(settings.generation, merged);
+            self.rule_book.insert(settings.generation, &merged);
             return Ok(live_of(settings));
         }
         let classes = policy::classify(&merged)?;
-        let operations = plan(&self.observed, &lower(&merged, &classes), &stamp)?;
-        let next = crate::plan::following(self.observed.generation);
+        let observed = match &self.observed {
+            Some(observed) => observed.clone(),
+            None => self.maps.observe()?,
+        };
+        let operations = plan(&observed, &lower(&merged, &classes), &stamp)?;
+        let next = crate::plan::following(observed.generation);
+        let after = observed.after(&operations);
         // Before the flip: the first packet that the new tables deny may be reported at once.
-        self.rule_book.insert(next, merged);
-        for operation in &operations {
+        self.rule_book.insert(next, &merged);
+        // Unknown until all is done: half a plan may stand in the idle tables.
+        self.observed = None;
+        let flip = operations
+            .iter()
+            .position(|operation| matches!(operation, Operation::Flip { .. }))
+            .map_or(0, |flip| flip + 1);
+        for operation in &operations[..flip] {
+            self.maps.execute(operation)?;
+        }
+        let mut clean = true;
+        for operation in &operations[flip..] {
             if let Err(error) = self.maps.execute(operation) {
-                // Half a plan may stand in the idle tables; the next one starts from what is there.
-                self.observed = self.maps.observe()?;
-                return Err(error.into());
+                tracing::warn!(
+                    error = with_causes(&error),
+                    "the policy is enforced, but what it has no more use for stays in the kernel maps: the next one removes it"
+                );
+                clean = false;
             }
         }
-        self.observed = std::mem::take(&mut self.observed).after(&operations);
         tracing::info!(
             revision = policy.revision.0,
             generation = next,
             rules = policy.rules.len(),
-            peers = self.observed.peers.len(),
+            peers = after.peers.len(),
             operations = operations.len(),
             "policy applied"
         );
+        self.observed = clean.then_some(after);
         Ok(Live {
             generation: next,
             revision: policy.revision,
@@ -187,42 +231,63 @@ impl Enforcer {
         })
     }
 
-    /// Attaches to the interfaces that shall be policed and are not yet; their names.
+    /// Attaches to the interfaces that shall be policed and are not; their names.
     ///
     /// # Errors
-    /// [`EnforceError::Kernel`]; interfaces before the failing one stay attached.
+    /// [`EnforceError::Unpoliced`] when some could not be taken; all others are policed.
     pub fn attach(&mut self) -> Result<Vec<String>, EnforceError> {
-        let (interfaces, unfit) = interfaces::policed(&self.options.interfaces);
+        let Survey { policed, unfit } = self.survey()?;
+        let mut errors = Vec::new();
         for (name, why) in &unfit {
-            if *why == Unfit::NotEthernet {
-                return Err(KernelError::Interface {
+            let told = self.unfit.contains(&(name.clone(), *why));
+            match why {
+                Unfit::NotEthernet => errors.push(KernelError::Interface {
                     interface: name.clone(),
-                    problem: "carries no Ethernet frames and cannot be policed: take it out of `interfaces` in the agent's config",
-                }
-                .into());
-            }
-            if !self.unfit.contains(&(name.clone(), why.clone())) {
-                tracing::warn!(
+                    problem: "carries no Ethernet frames and cannot be policed: take it out of `interfaces` in the agent's config".into(),
+                }),
+                Unfit::Missing if !told => tracing::warn!(
                     interface = name,
                     "not there yet: it is policed as soon as it appears"
-                );
+                ),
+                Unfit::LeftOut if !told => tracing::warn!(
+                    interface = name,
+                    "it has addresses but carries no Ethernet frames: what passes it is not policed"
+                ),
+                Unfit::Missing | Unfit::LeftOut => {}
             }
         }
         self.unfit = unfit;
-        self.programs.forget_missing(&interfaces);
+        self.programs.forget_dead_links();
         let mut attached = Vec::new();
-        for interface in interfaces {
-            if self.programs.attach(&interface)? {
-                attached.push(interface.name);
+        for interface in policed {
+            match self.programs.attach(&interface) {
+                Ok(Attachment::Made) => attached.push(interface.name),
+                // Gone since it was listed: the next look finds it, if it comes back.
+                Ok(Attachment::Standing | Attachment::Gone) => {}
+                Err(error) => errors.push(error),
             }
         }
-        Ok(attached)
+        if errors.is_empty() {
+            return Ok(attached);
+        }
+        if !attached.is_empty() {
+            tracing::info!(interfaces = ?attached, "interfaces are policed");
+        }
+        Err(Unpoliced(errors).into())
     }
 
     /// The addresses of the policed interfaces that can name this host.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<IpAddr> {
-        interfaces::addresses(&interfaces::policed(&self.options.interfaces).0)
+    ///
+    /// # Errors
+    /// [`EnforceError::Kernel`]: they are not known, which is not to say that there are none.
+    pub fn addresses(&self) -> Result<Vec<IpAddr>, EnforceError> {
+        interfaces::addresses(&self.survey()?.policed)
+            .map_err(|error| KernelError::io("listing the host's addresses", error).into())
+    }
+
+    fn survey(&self) -> Result<Survey, KernelError> {
+        interfaces::survey(&self.options.interfaces)
+            .map_err(|error| KernelError::io("listing the host's interfaces", error))
     }
 
     /// Starts to read denials from the ring.
@@ -233,11 +298,13 @@ impl Enforcer {
         let mut events = Events::open(&self.options.pin_dir)?;
         let rule_book = self.rule_book.clone();
         let (sender, receiver) = mpsc::channel(BATCHES);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
         std::thread::Builder::new()
             .name("events".into())
-            .spawn(move || read_events(&mut events, &rule_book, &sender))
+            .spawn(move || read_events(&mut events, &rule_book, &sender, &stopped))
             .map_err(|error| KernelError::io("starting the reader of denial events", error))?;
-        Ok(DenialReader(receiver))
+        Ok(DenialReader(receiver, stop))
     }
 
     /// Counters since the maps were made.
@@ -248,18 +315,20 @@ impl Enforcer {
         Ok(counters_of(self.maps.reasons()?))
     }
 
-    /// Removes everything: enforcement ends. The interfaces that it ended on; `None` when nothing was
-    /// pinned.
+    /// Removes everything: enforcement ends. The interfaces that it ended on; `None` when there was
+    /// nothing.
     ///
     /// # Errors
     /// [`EnforceError::Kernel`].
     pub fn detach(pin_dir: &Path) -> Result<Option<Vec<String>>, EnforceError> {
-        if !pin_dir.exists() {
+        let interfaces = all_interfaces()?;
+        // One of the two programs is enough.
+        let attached = kernel::attached(pin_dir, interfaces.clone(), 1)?;
+        if attached.is_empty() && !kernel::has_pins(pin_dir)? {
             return Ok(None);
         }
-        let attached = attached_names(pin_dir);
-        kernel::detach(pin_dir, &interfaces::all())?;
-        Ok(Some(attached))
+        kernel::detach(pin_dir, &interfaces)?;
+        Ok(Some(names(attached)))
     }
 
     /// Reads the pins; `None` when there are none.
@@ -267,26 +336,28 @@ impl Enforcer {
     /// # Errors
     /// [`EnforceError::Kernel`].
     pub fn inspect(pin_dir: &Path) -> Result<Option<Inspection>, EnforceError> {
-        if !pin_dir.join("GENERATION").exists() {
+        if !kernel::has_maps(pin_dir)? {
             return Ok(None);
         }
         let maps = Maps::open(pin_dir)?;
-        let interfaces = attached_names(pin_dir);
+        // One with one of the two programs is not policed.
+        let attached = kernel::attached(pin_dir, all_interfaces()?, 2)?;
         let counters = counters_of(maps.reasons()?);
         Ok(Some(Inspection {
             live: maps.live()?.map(live_of),
-            interfaces,
+            interfaces: names(attached),
             counters,
         }))
     }
 }
 
-/// The names of the interfaces that the pinned links are on.
-fn attached_names(pin_dir: &Path) -> Vec<String> {
-    let attached = kernel::attached_indices(pin_dir);
-    interfaces::all()
+fn all_interfaces() -> Result<Vec<Interface>, KernelError> {
+    interfaces::all().map_err(|error| KernelError::io("listing the host's interfaces", error))
+}
+
+fn names(interfaces: Vec<Interface>) -> Vec<String> {
+    interfaces
         .into_iter()
-        .filter(|interface| attached.contains(&interface.index))
         .map(|interface| interface.name)
         .collect()
 }
@@ -313,14 +384,20 @@ fn counters_of(reasons: Vec<(Reason, Counter)>) -> Counters {
     counters
 }
 
-/// Reads until nobody listens any more.
-fn read_events(events: &mut Events, rule_book: &RuleBook, sender: &mpsc::Sender<Vec<Denial>>) {
-    while !sender.is_closed() {
-        if let Err(error) = events.wait(500) {
+/// Reads until it is told to stop, or nobody listens any more. What it has taken from the ring by then
+/// is sent; the rest stays in the ring for the next agent.
+fn read_events(
+    events: &mut Events,
+    rule_book: &RuleBook,
+    sender: &mpsc::Sender<Vec<Denial>>,
+    stop: &AtomicBool,
+) {
+    while !stop.load(Ordering::Relaxed) && !sender.is_closed() {
+        if let Err(error) = events.wait(WAKE_MS) {
             tracing::error!(%error, "denials are not read any more");
             return;
         }
-        loop {
+        while !stop.load(Ordering::Relaxed) {
             let batch: Vec<Denial> = std::iter::from_fn(|| events.take())
                 .take(BATCH)
                 .filter_map(|event| rule_book.resolve(&event))
@@ -335,14 +412,25 @@ fn read_events(events: &mut Events, rule_book: &RuleBook, sender: &mpsc::Sender<
     }
 }
 
-/// Denials as they come.
+/// Denials as they come, and what tells their reader to stop.
 #[derive(Debug)]
-pub struct DenialReader(mpsc::Receiver<Vec<Denial>>);
+pub struct DenialReader(mpsc::Receiver<Vec<Denial>>, Arc<AtomicBool>);
 
 impl DenialReader {
     /// Waits for at least one denial; `None` when the reader has ended. Cancel safe.
     pub async fn next(&mut self) -> Option<Vec<Denial>> {
         self.0.recv().await
+    }
+
+    /// Takes no more from the kernel. What was taken still comes from [`Self::next`], then `None`.
+    pub fn stop(&self) {
+        self.1.store(true, Ordering::Relaxed);
+    }
+
+    /// One that a test feeds, which hears of the stop as the reader of the ring does.
+    #[cfg(test)]
+    pub fn of(receiver: mpsc::Receiver<Vec<Denial>>, stop: Arc<AtomicBool>) -> Self {
+        Self(receiver, stop)
     }
 }
 

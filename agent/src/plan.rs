@@ -161,7 +161,9 @@ pub fn plan(
     fits("matrix cells", desired.matrix.len(), MAX_CELLS as usize)?;
     let live = observed.generation;
     let next = following(live);
-    let mut operations = Vec::new();
+    // A packet may still hold the number of a peer that the plan before has removed, and that this one
+    // gives to another prefix.
+    let mut operations = vec![Operation::Settle];
 
     let mut numbers = Numbers::new(observed);
     let mut peers = BTreeMap::new();

@@ -1,7 +1,7 @@
 //! What the rule numbers in events mean: the rules of the last generations.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
@@ -17,7 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::denial::Denial;
 
 /// Generations that are remembered: an event may wait in the ring while policy moves on.
-const REMEMBERED: usize = 16;
+const REMEMBERED: usize = 64;
 
 /// The rules of the last generations, shared by the enforcer and the reader of events.
 #[derive(Clone, Debug, Default)]
@@ -26,43 +26,73 @@ pub struct RuleBook(Arc<Mutex<VecDeque<Page>>>);
 #[derive(Debug)]
 struct Page {
     generation: u32,
-    policy: Arc<HostPolicy>,
+    revision: Revision,
+    /// The same in pages whose rules have the same names, which most changes leave alone.
+    rules: Arc<[Name]>,
+}
+
+/// What a report says of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Name {
+    tier: Tier,
+    origin: Arc<Origin>,
 }
 
 impl RuleBook {
-    /// Remembers the rules of a generation.
-    pub fn insert(&self, generation: u32, policy: Arc<HostPolicy>) {
+    /// Remembers the names of a generation's rules.
+    pub fn insert(&self, generation: u32, policy: &HostPolicy) {
         let mut pages = self.pages();
+        let names = policy.rules.iter().map(|rule| (rule.tier, &rule.origin));
+        let before = pages.front().map_or(&[][..], |page| &page.rules);
+        let same = |(tier, origin): (Tier, &Arc<Origin>), name: &Name| {
+            tier == name.tier && *origin == name.origin
+        };
+        let rules = if names.len() == before.len()
+            && names
+                .clone()
+                .zip(before)
+                .all(|(rule, name)| same(rule, name))
+            && let Some(page) = pages.front()
+        {
+            Arc::clone(&page.rules)
+        } else {
+            let known: HashSet<&Arc<Origin>> = before.iter().map(|name| &name.origin).collect();
+            names
+                .map(|(tier, origin)| Name {
+                    tier,
+                    origin: Arc::clone(known.get(origin).copied().unwrap_or(origin)),
+                })
+                .collect()
+        };
         pages.retain(|page| page.generation != generation);
-        pages.push_front(Page { generation, policy });
+        pages.push_front(Page {
+            generation,
+            revision: policy.revision,
+            rules,
+        });
         pages.truncate(REMEMBERED);
     }
 
-    /// The rules of a generation.
-    #[must_use]
-    pub fn policy(&self, generation: u32) -> Option<Arc<HostPolicy>> {
-        self.pages()
-            .iter()
-            .find(|page| page.generation == generation)
-            .map(|page| Arc::clone(&page.policy))
+    fn name(&self, generation: u32, rule: u32) -> Option<(Name, Revision)> {
+        let pages = self.pages();
+        let page = pages.iter().find(|page| page.generation == generation)?;
+        let name = page.rules.get(usize::try_from(rule).ok()?)?;
+        Some((name.clone(), page.revision))
     }
 
     /// What an event reports. Events of rules with `log: true` are no denials: they are logged here.
     #[must_use]
     pub fn resolve(&self, event: &Event) -> Option<Denial> {
-        let policy = self.policy(event.generation);
-        let rule = policy
-            .as_ref()
-            .and_then(|policy| policy.rules.get(event.ruling.rule() as usize));
-        let (tier, origin, revision) = match (rule, &policy) {
-            (Some(rule), Some(policy)) => (rule.tier, Arc::clone(&rule.origin), policy.revision),
-            // Judged before this agent's memory began; the packet was denied all the same.
-            _ => (
-                Tier::Default,
-                Arc::new(forgotten(event.ruling.rule())),
-                Revision(0),
-            ),
-        };
+        let rule = event.ruling.rule();
+        let (Name { tier, origin }, revision) =
+            self.name(event.generation, rule).unwrap_or_else(|| {
+                // Judged before this agent's memory began; the packet was denied all the same.
+                let name = Name {
+                    tier: Tier::Default,
+                    origin: Arc::new(forgotten(rule)),
+                };
+                (name, Revision(0))
+            });
         let denial = Denial {
             time_ns: unix_time_of(event.time),
             direction: match datapath::Direction::from_number(event.direction) {
@@ -136,3 +166,6 @@ fn unix_time_of(monotonic: u64) -> u64 {
         .unwrap_or(u64::MAX)
         .saturating_sub(now.saturating_sub(monotonic))
 }
+
+#[cfg(test)]
+mod tests;

@@ -128,3 +128,13 @@ fn a_missing_file_says_what_to_write() {
     let error = Config::load(Path::new("/nonexistent/agent.toml")).unwrap_err();
     assert!(error.to_string().contains("controllers = "), "{error}");
 }
+
+#[test]
+fn an_operator_without_a_way_in_is_warned() {
+    let bare = Config::parse("controllers = ['10.0.0.1']").unwrap();
+    assert!(bare.warning().unwrap().contains("failsafe.subnets"));
+    let text = "controllers = ['10.0.0.1']\n[failsafe]\nsubnets = ['10.9.0.0/24']";
+    assert_eq!(Config::parse(text).unwrap().warning(), None);
+    let no_ports = format!("{text}\ntcp_ports = []");
+    assert!(Config::parse(&no_ports).unwrap().warning().is_some());
+}

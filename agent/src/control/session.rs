@@ -112,6 +112,8 @@ impl Session {
         channel: Channel,
     ) -> Result<std::convert::Infallible, SessionError> {
         let (outgoing, messages) = mpsc::channel(QUEUE);
+        // The controller takes the claim at its word: addresses of some time ago are not good enough.
+        self.enforcement.look().await?;
         let facts = self.facts.borrow_and_update().clone();
         let mut claimed = facts.addresses.clone();
         send(&outgoing, agent_message::Message::Hello(hello(&facts))).await?;

@@ -8,7 +8,11 @@ use proto::v1::{
     controller_message,
 };
 use tempfile::TempDir;
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
 
 use super::*;
 use crate::{
@@ -18,6 +22,8 @@ use crate::{
     state::policy_store::EncodedPolicy,
     testing::{LONG, TestController, TestStream},
 };
+
+type Answer = oneshot::Sender<Result<Applied, String>>;
 
 /// The agent's control task, with a kernel side that the test plays.
 struct Agent {
@@ -67,6 +73,28 @@ impl Agent {
         timeout(LONG, self.commands.recv()).await.unwrap().unwrap()
     }
 
+    /// An agent whose stream to a controller has just begun.
+    async fn connected() -> (TestController, Self, TestStream) {
+        let mut controller = TestController::start(0).await;
+        let mut agent = Self::start(&controller);
+        let (stream, _) = agent.connect(&mut controller).await;
+        (controller, agent, stream)
+    }
+
+    /// Plays the kernel side of an attempt to connect, to the hello.
+    async fn connect(&mut self, controller: &mut TestController) -> (TestStream, Hello) {
+        self.let_it_connect().await;
+        let Command::Look { answer } = self.command().await else {
+            panic!("another command before the hello")
+        };
+        answer.send(()).unwrap();
+        let mut stream = controller.stream().await;
+        match stream.next().await {
+            Some(Message::Hello(hello)) => (stream, hello),
+            other => panic!("{other:?} in place of the hello"),
+        }
+    }
+
     /// What the control task does before each attempt to connect.
     async fn let_it_connect(&mut self) -> Vec<SocketAddr> {
         let Command::SetControllers { addresses, answer } = self.command().await else {
@@ -74,6 +102,14 @@ impl Agent {
         };
         answer.send(()).unwrap();
         addresses
+    }
+
+    /// The next policy that the kernel is to enforce.
+    async fn apply(&mut self) -> (EncodedPolicy, Answer) {
+        match self.command().await {
+            Command::Apply { policy, answer } => (*policy, answer),
+            other => panic!("{other:?} in place of a policy"),
+        }
     }
 
     async fn stop(self) {
@@ -98,17 +134,44 @@ fn update(revision: u64) -> PolicyUpdate {
     }
 }
 
-async fn hello(stream: &mut TestStream) -> Hello {
-    match stream.next().await {
-        Some(Message::Hello(hello)) => hello,
-        other => panic!("{other:?} in place of the hello"),
+impl TestStream {
+    async fn send_policy(&self, update: PolicyUpdate) {
+        self.send(controller_message::Message::Policy(update)).await;
+    }
+
+    async fn confirm(&self, sequence: u64) {
+        let kept = DenialsKept { sequence };
+        self.send(controller_message::Message::DenialsKept(kept))
+            .await;
+    }
+
+    async fn batch(&mut self) -> DenialBatch {
+        match self.next().await {
+            Some(Message::Denials(batch)) => batch,
+            other => panic!("{other:?} in place of denials"),
+        }
+    }
+
+    async fn ack(&mut self) -> PolicyAck {
+        match self.next().await {
+            Some(Message::Ack(ack)) => ack,
+            other => panic!("{other:?} in place of an ack"),
+        }
+    }
+
+    async fn nack(&mut self) -> PolicyNack {
+        match self.next().await {
+            Some(Message::Nack(nack)) => nack,
+            other => panic!("{other:?} in place of a nack"),
+        }
     }
 }
 
-async fn batch(stream: &mut TestStream) -> DenialBatch {
-    match stream.next().await {
-        Some(Message::Denials(batch)) => batch,
-        other => panic!("{other:?} in place of denials"),
+fn applied(policy: &EncodedPolicy, generation: u32) -> Applied {
+    Applied {
+        digest: policy.digest(),
+        revision: policy.policy().revision,
+        generation,
     }
 }
 
@@ -118,10 +181,10 @@ async fn fill_window(agent: &Agent, stream: &mut TestStream) -> u64 {
     for number in 0..9 {
         agent.spool.with(|spool| spool.append(vec![denial(number)]));
     }
-    let first = batch(stream).await;
+    let first = stream.batch().await;
     assert_eq!(ports(&first), [0]);
     for number in 1..8 {
-        assert_eq!(ports(&batch(stream).await), [number]);
+        assert_eq!(ports(&stream.batch().await), [number]);
     }
     first.sequence
 }
@@ -135,7 +198,7 @@ fn ports(batch: &DenialBatch) -> Vec<u32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_policy_is_acknowledged_when_the_kernel_enforces_it_and_not_before() {
+async fn the_hello_claims_the_addresses_of_that_moment() {
     let mut controller = TestController::start(0).await;
     let mut agent = Agent::start(&controller);
     assert_eq!(
@@ -143,20 +206,29 @@ async fn a_policy_is_acknowledged_when_the_kernel_enforces_it_and_not_before() {
         [controller.address],
         "the way is opened first"
     );
+    let Command::Look { answer } = agent.command().await else {
+        panic!("a hello without a look at the addresses")
+    };
+    let address: IpAddr = "10.1.10.3".parse().unwrap();
+    agent
+        .facts
+        .send_modify(|facts| facts.addresses = vec![address]);
+    answer.send(()).unwrap();
     let mut stream = controller.stream().await;
-    assert_eq!(hello(&mut stream).await.applied_digest, Vec::<u8>::new());
-
-    stream
-        .send(controller_message::Message::Policy(update(7)))
-        .await;
-    let Command::Apply {
-        policy: received,
-        answer,
-    } = agent.command().await
-    else {
+    let Some(Message::Hello(hello)) = stream.next().await else {
         panic!()
     };
-    assert_eq!(*received, policy(7));
+    assert_eq!(hello.addresses.unwrap().addresses, [vec![10, 1, 10, 3]]);
+    assert_eq!(hello.applied_digest, Vec::<u8>::new());
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_is_acknowledged_when_the_kernel_enforces_it_and_not_before() {
+    let (_controller, mut agent, mut stream) = Agent::connected().await;
+    stream.send_policy(update(7)).await;
+    let (received, answer) = agent.apply().await;
+    assert_eq!(received, policy(7));
     // An answer to this claim shows that no ack has come before it.
     let address: IpAddr = "10.1.10.3".parse().unwrap();
     agent
@@ -167,212 +239,113 @@ async fn a_policy_is_acknowledged_when_the_kernel_enforces_it_and_not_before() {
     };
     assert_eq!(claim.addresses, [vec![10, 1, 10, 3]]);
 
-    let applied = Applied {
-        digest: received.digest(),
-        revision: Revision(7),
+    answer.send(Ok(applied(&received, 3))).unwrap();
+    let ack = PolicyAck {
+        digest: received.digest().to_vec(),
+        revision: 7,
         generation: 3,
     };
-    answer.send(Ok(applied)).unwrap();
-    let Some(Message::Ack(PolicyAck {
-        digest,
-        revision,
-        generation,
-    })) = stream.next().await
-    else {
-        panic!()
-    };
-    assert_eq!(
-        (digest, revision, generation),
-        (received.digest().to_vec(), 7, 3)
-    );
+    assert_eq!(stream.ack().await, ack);
     agent.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_cannot_be_enforced_is_refused_with_the_reason() {
-    let mut controller = TestController::start(0).await;
-    let mut agent = Agent::start(&controller);
-    agent.let_it_connect().await;
-    let mut stream = controller.stream().await;
-    hello(&mut stream).await;
+    let (_controller, mut agent, mut stream) = Agent::connected().await;
 
     // Not what was digested: the kernel side never hears of it.
     let mut torn = update(8);
     torn.policy.truncate(torn.policy.len() - 1);
-    stream
-        .send(controller_message::Message::Policy(torn.clone()))
-        .await;
-    let Some(Message::Nack(PolicyNack { digest, reason, .. })) = stream.next().await else {
-        panic!()
-    };
-    assert_eq!(digest, torn.digest);
-    assert!(reason.contains("digest"), "{reason}");
+    stream.send_policy(torn.clone()).await;
+    let nack = stream.nack().await;
+    assert_eq!(nack.digest, torn.digest);
+    assert!(nack.reason.contains("digest"), "{}", nack.reason);
 
     // Digested well, and no policy.
     let junk = vec![0xff; 10];
     let digest = proto::sha256(&junk).to_vec();
-    let message = PolicyUpdate {
-        policy: junk.into(),
-        digest,
-    };
-    stream
-        .send(controller_message::Message::Policy(message))
-        .await;
-    assert!(matches!(stream.next().await, Some(Message::Nack(_))));
+    let policy = junk.into();
+    stream.send_policy(PolicyUpdate { policy, digest }).await;
+    stream.nack().await;
 
     // The kernel refuses.
-    stream
-        .send(controller_message::Message::Policy(update(9)))
-        .await;
-    let Command::Apply {
-        policy: received,
-        answer,
-    } = agent.command().await
-    else {
-        panic!()
-    };
+    stream.send_policy(update(9)).await;
+    let (received, answer) = agent.apply().await;
     assert_eq!(received.policy().revision, Revision(9));
     answer.send(Err("the policy does not fit".into())).unwrap();
-    let Some(Message::Nack(PolicyNack {
-        revision, reason, ..
-    })) = stream.next().await
-    else {
-        panic!()
-    };
-    assert_eq!((revision, reason.as_str()), (9, "the policy does not fit"));
+    let nack = stream.nack().await;
+    assert_eq!(
+        (nack.revision, nack.reason.as_str()),
+        (9, "the policy does not fit")
+    );
     agent.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_the_policies_that_come_during_an_apply_only_the_newest_is_applied() {
-    let mut controller = TestController::start(0).await;
-    let mut agent = Agent::start(&controller);
-    agent.let_it_connect().await;
-    let mut stream = controller.stream().await;
-    hello(&mut stream).await;
+    let (_controller, mut agent, mut stream) = Agent::connected().await;
     let first = fill_window(&agent, &mut stream).await;
     for revision in 1..=4 {
-        stream
-            .send(controller_message::Message::Policy(update(revision)))
-            .await;
+        stream.send_policy(update(revision)).await;
     }
     // Messages are heard in order: when this one has an effect, the updates have come.
-    let kept = DenialsKept { sequence: first };
-    stream
-        .send(controller_message::Message::DenialsKept(kept))
-        .await;
-    assert_eq!(ports(&batch(&mut stream).await), [8]);
-    let Command::Apply {
-        policy: first,
-        answer,
-    } = agent.command().await
-    else {
-        panic!()
-    };
-    assert_eq!(first.policy().revision, Revision(1));
-    let done = |policy: &EncodedPolicy| {
-        let revision = policy.policy().revision;
-        Ok(Applied {
-            digest: policy.digest(),
-            revision,
-            generation: 1,
-        })
-    };
-    answer.send(done(&first)).unwrap();
-    let Command::Apply {
-        policy: second,
-        answer,
-    } = agent.command().await
-    else {
-        panic!()
-    };
-    assert_eq!(second.policy().revision, Revision(4));
-    answer.send(done(&second)).unwrap();
+    stream.confirm(first).await;
+    assert_eq!(ports(&stream.batch().await), [8]);
     for revision in [1, 4] {
-        let Some(Message::Ack(ack)) = stream.next().await else {
-            panic!()
-        };
-        assert_eq!(ack.revision, revision);
+        let (policy, answer) = agent.apply().await;
+        assert_eq!(policy.policy().revision, Revision(revision));
+        answer.send(Ok(applied(&policy, 1))).unwrap();
+        assert_eq!(stream.ack().await.revision, revision);
     }
     agent.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn denials_are_sent_again_after_a_cut_until_the_controller_has_kept_them() {
-    let mut controller = TestController::start(0).await;
-    let mut agent = Agent::start(&controller);
+    let (mut controller, mut agent, mut stream) = Agent::connected().await;
     agent
         .spool
         .with(|spool| spool.append(vec![denial(1), denial(2)]));
-    agent.let_it_connect().await;
-    let mut stream = controller.stream().await;
-    hello(&mut stream).await;
-    let first = batch(&mut stream).await;
+    let first = stream.batch().await;
     assert_eq!(ports(&first), [1, 2]);
     assert_eq!(
         first.denials[0].origin.as_ref().unwrap().file,
         "policies/db.yaml"
     );
     agent.spool.with(|spool| spool.append(vec![denial(3)]));
-    let second = batch(&mut stream).await;
+    let second = stream.batch().await;
     assert_eq!(ports(&second), [3]);
 
     // Cut before anything was confirmed; what the host enforces is told anew.
     drop(stream);
-    agent.facts.send_modify(|facts| {
-        facts.applied = Some(Applied {
-            digest: [9; 32],
-            revision: Revision(5),
-            generation: 2,
-        });
-    });
-    agent.let_it_connect().await;
-    let mut stream = controller.stream().await;
-    assert_eq!(hello(&mut stream).await.applied_digest, [9; 32]);
-    assert_eq!(batch(&mut stream).await, first);
-    assert_eq!(batch(&mut stream).await, second);
-    let kept = DenialsKept {
-        sequence: first.sequence,
-    };
-    stream
-        .send(controller_message::Message::DenialsKept(kept))
-        .await;
+    let enforced = policy(5);
+    agent
+        .facts
+        .send_modify(|facts| facts.applied = Some(applied(&enforced, 2)));
+    let (mut stream, hello) = agent.connect(&mut controller).await;
+    assert_eq!(hello.applied_digest, enforced.digest());
+    assert_eq!(stream.batch().await, first);
+    assert_eq!(stream.batch().await, second);
+    stream.confirm(first.sequence).await;
     // The answer to this update shows that the confirmation before it was heard.
-    stream
-        .send(controller_message::Message::Policy(PolicyUpdate::default()))
-        .await;
-    assert!(matches!(stream.next().await, Some(Message::Nack(_))));
+    stream.send_policy(PolicyUpdate::default()).await;
+    stream.nack().await;
 
     drop(stream);
-    agent.let_it_connect().await;
-    let mut stream = controller.stream().await;
-    hello(&mut stream).await;
-    assert_eq!(
-        batch(&mut stream).await,
-        second,
-        "only what was not confirmed"
-    );
+    let (mut stream, _) = agent.connect(&mut controller).await;
+    assert_eq!(stream.batch().await, second, "only what was not confirmed");
     agent.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_controller_that_confirms_nothing_gets_a_few_batches_and_no_more() {
-    let mut controller = TestController::start(0).await;
-    let mut agent = Agent::start(&controller);
-    agent.let_it_connect().await;
-    let mut stream = controller.stream().await;
-    hello(&mut stream).await;
+    let (_controller, agent, mut stream) = Agent::connected().await;
     let first = fill_window(&agent, &mut stream).await;
     // A full window holds denials back, and nothing else.
-    stream
-        .send(controller_message::Message::Policy(PolicyUpdate::default()))
-        .await;
-    assert!(matches!(stream.next().await, Some(Message::Nack(_))));
-    let kept = DenialsKept { sequence: first };
-    stream
-        .send(controller_message::Message::DenialsKept(kept))
-        .await;
-    assert_eq!(ports(&batch(&mut stream).await), [8]);
+    stream.send_policy(PolicyUpdate::default()).await;
+    stream.nack().await;
+    stream.confirm(first).await;
+    assert_eq!(ports(&stream.batch().await), [8]);
     agent.stop().await;
 }
 

@@ -67,6 +67,11 @@ pub enum Command {
         /// Hears when it is done.
         answer: oneshot::Sender<()>,
     },
+    /// Bring what may be known up to date.
+    Look {
+        /// Hears when it is.
+        answer: oneshot::Sender<()>,
+    },
     /// Show that the task is alive.
     Ping {
         /// Hears it.
@@ -101,10 +106,8 @@ impl Enforcement {
     /// # Errors
     /// When the task has ended.
     pub async fn set_controllers(&self, addresses: Vec<SocketAddr>) -> Result<(), Gone> {
-        let (answer, receiver) = oneshot::channel();
-        let command = Command::SetControllers { addresses, answer };
-        self.commands.send(command).await.map_err(|_| Gone)?;
-        receiver.await.map_err(|_| Gone)
+        self.ask(|answer| Command::SetControllers { addresses, answer })
+            .await
     }
 
     /// Returns when the task has shown that it works.
@@ -112,9 +115,21 @@ impl Enforcement {
     /// # Errors
     /// When the task has ended.
     pub async fn ping(&self) -> Result<(), Gone> {
+        self.ask(|answer| Command::Ping { answer }).await
+    }
+
+    /// Returns when the facts are those of now.
+    ///
+    /// # Errors
+    /// When the task has ended.
+    pub async fn look(&self) -> Result<(), Gone> {
+        self.ask(|answer| Command::Look { answer }).await
+    }
+
+    async fn ask(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> Result<(), Gone> {
         let (answer, receiver) = oneshot::channel();
         self.commands
-            .send(Command::Ping { answer })
+            .send(command(answer))
             .await
             .map_err(|_| Gone)?;
         receiver.await.map_err(|_| Gone)

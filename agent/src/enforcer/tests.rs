@@ -23,6 +23,9 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use super::*;
 use crate::plan::{memory, tests::policies};
 
+mod attaching;
+mod flips;
+
 /// A BPF file system of the test's own.
 struct Bpffs(tempfile::TempDir);
 

@@ -2,6 +2,11 @@
 
 use std::{error::Error, io, path::PathBuf};
 
+use aya::programs::ProgramError;
+
+/// As much of the verifier's log as is shown: its end tells what it refused.
+const LOG_LINES: usize = 20;
+
 /// A kernel operation that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -25,6 +30,11 @@ pub enum KernelError {
         "the kernel has no bpf system call: it needs CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF"
     )]
     NoBpf,
+    /// The kernel was built without the traffic control that programs are attached with.
+    #[error(
+        "the kernel cannot attach programs to interfaces: it needs CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS, built in or loaded as modules"
+    )]
+    NoTc,
     /// Not enough rights.
     #[error(
         "{doing} was not permitted: run the agent as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (before Linux 5.8: CAP_SYS_ADMIN)"
@@ -32,6 +42,21 @@ pub enum KernelError {
     NotPermitted {
         /// What was being done.
         doing: String,
+        /// What the kernel said.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The verifier refused a program.
+    #[error(
+        "{doing}: the kernel's verifier refuses the program ({reason}); please report this with the kernel's version and what follows\n{log}"
+    )]
+    Rejected {
+        /// What was being done.
+        doing: String,
+        /// What the system call said.
+        reason: String,
+        /// The end of the verifier's log.
+        log: String,
     },
     /// Pinned maps of another shape than this agent's.
     #[error(
@@ -54,7 +79,7 @@ pub enum KernelError {
         /// Its name.
         interface: String,
         /// Why, and what to do.
-        problem: &'static str,
+        problem: String,
     },
     /// A map did not hold what was written to it.
     #[error("map {map}: entry {index} does not read back as it was written")]
@@ -88,21 +113,53 @@ impl KernelError {
     /// Wraps a failed BPF operation; finds out whether rights or the whole of BPF were missing.
     pub fn bpf(doing: impl Into<String>, source: impl Error + Send + Sync + 'static) -> Self {
         let doing = doing.into();
-        match io_cause(&source).and_then(io::Error::raw_os_error) {
-            Some(libc::EPERM | libc::EACCES) => Self::NotPermitted { doing },
+        let number = error_number(&source);
+        let source = Box::new(source);
+        match number {
+            // EACCES is not about rights here: it is the verifier's, or a map's that is read only.
+            Some(libc::EPERM) => Self::NotPermitted { doing, source },
             Some(libc::ENOSYS) => Self::NoBpf,
-            _ => Self::Bpf {
-                doing,
-                source: Box::new(source),
-            },
+            _ => Self::Bpf { doing, source },
         }
     }
 
-    /// Wraps a failed system call.
+    /// Wraps a program that could not be loaded.
+    pub fn load(doing: impl Into<String>, error: ProgramError) -> Self {
+        let doing = doing.into();
+        match &error {
+            ProgramError::LoadError {
+                io_error,
+                verifier_log,
+            } if is_rejection(&error) => Self::Rejected {
+                doing,
+                reason: io_error.to_string(),
+                log: tail(&verifier_log.to_string()),
+            },
+            _ => Self::bpf(doing, error),
+        }
+    }
+
+    /// Wraps a failed system call on links, filters and interfaces.
+    pub fn syscall(doing: impl Into<String>, source: io::Error) -> Self {
+        let doing = doing.into();
+        match source.raw_os_error() {
+            Some(libc::EPERM) => Self::NotPermitted {
+                doing,
+                source: source.into(),
+            },
+            Some(libc::ENOSYS) => Self::NoBpf,
+            _ => Self::Io { doing, source },
+        }
+    }
+
+    /// Wraps a failed system call on files.
     pub fn io(doing: impl Into<String>, source: io::Error) -> Self {
         let doing = doing.into();
         match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => Self::NotPermitted { doing },
+            Some(libc::EPERM | libc::EACCES) => Self::NotPermitted {
+                doing,
+                source: source.into(),
+            },
             _ => Self::Io { doing, source },
         }
     }
@@ -114,21 +171,75 @@ impl KernelError {
             Self::TooOld { .. }
             | Self::NoBpffs { .. }
             | Self::NoBpf
+            | Self::NoTc
             | Self::NotPermitted { .. } => 69,
             Self::Shape { .. } | Self::Interface { .. } => 78,
-            Self::ReadBack { .. } | Self::Io { .. } | Self::Bpf { .. } => 70,
+            Self::ReadBack { .. } | Self::Io { .. } | Self::Bpf { .. } | Self::Rejected { .. } => {
+                70
+            }
         }
     }
 }
 
+/// Whether the verifier refused a program: not rights, not memory, not a kernel without BPF.
+pub fn is_rejection(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::LoadError { .. })
+        && !matches!(
+            error_number(error),
+            Some(libc::EPERM | libc::ENOMEM | libc::ENOSYS)
+        )
+}
+
 /// The first error number in a chain of causes.
-fn io_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
+fn error_number(error: &(dyn Error + 'static)) -> Option<i32> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<io::Error>() {
-            return Some(io);
+            return io.raw_os_error();
         }
         cause = error.source();
     }
     None
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<_> = log.lines().filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(number: i32, log: &str) -> ProgramError {
+        ProgramError::LoadError {
+            io_error: io::Error::from_raw_os_error(number),
+            verifier_log: aya_obj::VerifierLog::new(log.to_owned()),
+        }
+    }
+
+    #[test]
+    fn what_the_verifier_refuses_is_not_taken_for_missing_rights() {
+        let log: String = (0..100).map(|line| format!("line {line}\n")).collect();
+        let error = KernelError::load("loading x", refused(libc::EACCES, &log));
+        let text = error.to_string();
+        assert!(text.contains("verifier refuses"), "{text}");
+        assert!(
+            text.ends_with("line 99") && !text.contains("line 79"),
+            "{text}"
+        );
+        assert_eq!(error.exit_code(), 70);
+    }
+
+    #[test]
+    fn missing_rights_are_named_with_what_the_kernel_said() {
+        for error in [
+            KernelError::load("loading x", refused(libc::EPERM, "")),
+            KernelError::io("reading x", io::Error::from_raw_os_error(libc::EACCES)),
+        ] {
+            assert!(matches!(error, KernelError::NotPermitted { .. }));
+            assert!(error.source().is_some());
+            assert_eq!(error.exit_code(), 69);
+        }
+    }
 }

@@ -1,60 +1,192 @@
-//! Ending a pinned link at once. Unlinking the pin ends it too, but some time after the call returns:
-//! the kernel frees the inode, and with it the link, from a work queue.
+//! TCX links by `bpf(2)`: aya attaches by name, which another interface may bear a moment later, and
+//! has no call that ends a link.
 
 use std::{
     ffi::CString,
-    io,
+    fs, io,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
 };
 
-/// Commands of `bpf(2)` that aya has no call for, from `include/uapi/linux/bpf.h`.
+/// Commands, attach types and flags from `include/uapi/linux/bpf.h`.
+const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
+const BPF_F_BEFORE: u32 = 1 << 3;
 
-/// The part of `union bpf_attr` that `BPF_OBJ_GET` reads.
+/// Where a link is attached on its interface.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// `BPF_TCX_INGRESS`.
+    Ingress = 46,
+    /// `BPF_TCX_EGRESS`.
+    Egress = 47,
+}
+
+/// The part of `union bpf_attr` that `BPF_OBJ_PIN` and `BPF_OBJ_GET` read.
 #[repr(C)]
-struct ObjGet {
+struct Obj {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
 }
 
-/// The part of `union bpf_attr` that `BPF_LINK_DETACH` reads.
+/// The part that `BPF_LINK_CREATE` reads; what follows is zero: no relative, any revision.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// The part that `BPF_LINK_UPDATE` reads.
+#[repr(C)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// The part that `BPF_LINK_DETACH` reads.
 #[repr(C)]
 struct LinkDetach {
     link_fd: u32,
 }
 
-/// Detaches the link behind a pin; when it returns, no further packet meets its program.
-///
-/// # Errors
-/// As the system calls report.
-pub fn detach(pin: &Path) -> io::Result<()> {
-    let link = open(pin)?;
-    let attributes = LinkDetach {
-        link_fd: descriptor_number(link.as_raw_fd())?,
-    };
-    bpf(BPF_LINK_DETACH, &attributes).map(drop)
+/// An open TCX link.
+#[derive(Debug)]
+pub struct Link(OwnedFd);
+
+/// What a link says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkState {
+    /// The index of its interface; `None` when that is gone, and the link dead.
+    pub interface: Option<u32>,
+    /// The kernel's number of its program.
+    pub program: u32,
 }
 
-fn open(pin: &Path) -> io::Result<OwnedFd> {
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let attributes = ObjGet {
-        pathname: path.as_ptr() as u64,
-        bpf_fd: 0,
-        file_flags: 0,
-    };
-    let number = bpf(BPF_OBJ_GET, &attributes)?;
-    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+impl Link {
+    /// Attaches a program to an interface, before all others at that point.
+    ///
+    /// # Errors
+    /// `ENODEV` when the interface is gone, and as `bpf(2)` reports.
+    pub fn create(program: BorrowedFd<'_>, interface: u32, point: Point) -> io::Result<Self> {
+        let attributes = LinkCreate {
+            prog_fd: number(program)?,
+            target_ifindex: interface,
+            attach_type: point as u32,
+            flags: BPF_F_BEFORE,
+        };
+        bpf(BPF_LINK_CREATE, &attributes).map(|raw| Self(owned(raw)))
+    }
+
+    /// Opens a pinned link; `None` when there is no such pin.
+    ///
+    /// # Errors
+    /// As `bpf(2)` reports.
+    pub fn open(pin: &Path) -> io::Result<Option<Self>> {
+        let path = path(pin)?;
+        let attributes = Obj {
+            pathname: path.as_ptr() as u64,
+            bpf_fd: 0,
+            file_flags: 0,
+        };
+        match bpf(BPF_OBJ_GET, &attributes) {
+            Ok(raw) => Ok(Some(Self(owned(raw)))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Pins it, so that it outlives this process.
+    ///
+    /// # Errors
+    /// As `bpf(2)` reports.
+    pub fn pin(&self, pin: &Path) -> io::Result<()> {
+        let path = path(pin)?;
+        let attributes = Obj {
+            pathname: path.as_ptr() as u64,
+            bpf_fd: number(self.0.as_fd())?,
+            file_flags: 0,
+        };
+        bpf(BPF_OBJ_PIN, &attributes).map(drop)
+    }
+
+    /// Puts another program in its place in one step.
+    ///
+    /// # Errors
+    /// `ENOLINK` when the link is dead, and as `bpf(2)` reports.
+    pub fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        let attributes = LinkUpdate {
+            link_fd: number(self.0.as_fd())?,
+            new_prog_fd: number(program)?,
+            flags: 0,
+            old_prog_fd: 0,
+        };
+        bpf(BPF_LINK_UPDATE, &attributes).map(drop)
+    }
+
+    /// Ends it; when this returns, no further packet meets its program. Unlinking the pin ends it
+    /// too, but some time later: the kernel frees the inode, and with it the link, from a work queue.
+    ///
+    /// # Errors
+    /// `ENOLINK` when it was dead before, and as `bpf(2)` reports.
+    pub fn detach(&self) -> io::Result<()> {
+        let attributes = LinkDetach {
+            link_fd: number(self.0.as_fd())?,
+        };
+        bpf(BPF_LINK_DETACH, &attributes).map(drop)
+    }
+
+    /// Asks the kernel for its state.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read, or this is no TCX link.
+    pub fn state(&self) -> io::Result<LinkState> {
+        let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
+        state(&text)
+    }
 }
 
-fn descriptor_number(number: RawFd) -> io::Result<u32> {
-    u32::try_from(number).map_err(|_| io::ErrorKind::InvalidInput.into())
+fn state(fdinfo: &str) -> io::Result<LinkState> {
+    let field = |name: &str| -> io::Result<u32> {
+        fdinfo
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(field, _)| *field == name)
+            .and_then(|(_, value)| value.trim().parse().ok())
+            .ok_or_else(|| {
+                let text = format!("the kernel tells no {name} of this link: it is not a TCX link");
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            })
+    };
+    let interface = field("ifindex")?;
+    Ok(LinkState {
+        interface: (interface != 0).then_some(interface),
+        program: field("prog_id")?,
+    })
+}
+
+fn path(pin: &Path) -> io::Result<CString> {
+    Ok(CString::new(pin.as_os_str().as_bytes())?)
+}
+
+fn number(descriptor: BorrowedFd<'_>) -> io::Result<u32> {
+    u32::try_from(descriptor.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+fn owned(raw: RawFd) -> OwnedFd {
+    // SAFETY: called on what a successful `bpf(2)` returned: a new descriptor that nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(raw) }
 }
 
 /// Calls `bpf(2)`.
@@ -72,5 +204,32 @@ fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<RawFd> {
     match RawFd::try_from(result) {
         Ok(number) if number >= 0 => Ok(number),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LinkState, state};
+
+    #[test]
+    fn only_index_0_says_that_the_interface_is_gone() {
+        let text = |index| format!("link_type:\ttcx\nprog_id:\t42\nifindex:\t{index}\n");
+        let program = 42;
+        let state_of = |index| state(&text(index)).ok();
+        assert_eq!(
+            state_of(0),
+            Some(LinkState {
+                interface: None,
+                program
+            })
+        );
+        assert_eq!(
+            state_of(7),
+            Some(LinkState {
+                interface: Some(7),
+                program
+            })
+        );
+        assert!(state("link_type:\ttcx\nprog_id:\t42\n").is_err());
     }
 }

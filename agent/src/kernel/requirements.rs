@@ -11,10 +11,10 @@ const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
 /// The oldest kernel that the programs are made for.
 const OLDEST: (u32, u32) = (5, 10);
 
-/// Checks the kernel's release, and that `bpffs` is a BPF file system.
+/// Checks the kernel's release, that it has BPF, and that `bpffs` is a BPF file system.
 ///
 /// # Errors
-/// [`KernelError::TooOld`] and [`KernelError::NoBpffs`].
+/// [`KernelError::TooOld`], [`KernelError::NoBpf`] and [`KernelError::NoBpffs`].
 pub fn check(bpffs: &Path) -> Result<(), KernelError> {
     if running().is_none_or(|version| version < OLDEST) {
         let release = rustix::system::uname()
@@ -22,6 +22,10 @@ pub fn check(bpffs: &Path) -> Result<(), KernelError> {
             .to_string_lossy()
             .into_owned();
         return Err(KernelError::TooOld { release });
+    }
+    // Before the file system: a kernel without BPF has none to mount.
+    if std::fs::read_to_string("/proc/filesystems").is_ok_and(|list| !knows_bpf(&list)) {
+        return Err(KernelError::NoBpf);
     }
     let is_bpffs = rustix::fs::statfs(bpffs)
         .is_ok_and(|status| u32::try_from(status.f_type).is_ok_and(|kind| kind == BPF_FS_MAGIC));
@@ -32,6 +36,12 @@ pub fn check(bpffs: &Path) -> Result<(), KernelError> {
             path: bpffs.to_owned(),
         })
     }
+}
+
+/// Whether a list such as `/proc/filesystems` has the BPF file system, which comes with `bpf(2)`.
+fn knows_bpf(list: &str) -> bool {
+    list.lines()
+        .any(|line| line.split_whitespace().last() == Some("bpf"))
 }
 
 /// Before 5.11 the kernel counts maps against the limit of locked memory, 64 KiB by default.
@@ -59,7 +69,13 @@ fn version(release: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::version;
+    use super::{knows_bpf, version};
+
+    #[test]
+    fn a_kernel_without_bpf_is_told_from_one_where_it_is_not_mounted() {
+        assert!(knows_bpf("nodev\tsysfs\nnodev\tbpf\n\text4\n"));
+        assert!(!knows_bpf("nodev\tsysfs\nnodev\tbpf_preload\n\text4\n"));
+    }
 
     #[test]
     fn a_release_is_read_up_to_its_minor_number() {

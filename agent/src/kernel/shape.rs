@@ -6,7 +6,7 @@ use std::{collections::HashMap, fs, path::Path};
 use aya::maps::MapData;
 use aya_obj::Object;
 
-use crate::kernel::{KernelError, raw_fd};
+use crate::kernel::{KernelError, exists, raw_fd};
 
 const FLOW_TABLES: [&str; 2] = ["FLOWS_V4", "FLOWS_V6"];
 
@@ -17,6 +17,7 @@ struct Shape {
     key_size: u32,
     value_size: u32,
     max_entries: u32,
+    flags: u32,
 }
 
 impl std::fmt::Display for Shape {
@@ -26,10 +27,11 @@ impl std::fmt::Display for Shape {
             key_size,
             value_size,
             max_entries,
+            flags,
         } = self;
         write!(
             f,
-            "type {kind}, key {key_size}, value {value_size}, {max_entries} entries"
+            "type {kind}, key {key_size}, value {value_size}, {max_entries} entries, flags {flags:#x}"
         )
     }
 }
@@ -46,7 +48,7 @@ pub fn check(object: &[u8], pin_dir: &Path, flows: u32) -> Result<u32, KernelErr
     let mut flows_in_use = flows;
     for (name, map) in &object.maps {
         let path = pin_dir.join(name);
-        if !path.exists() {
+        if !exists(&path)? {
             continue;
         }
         let pinned = pinned_shape(&path)?;
@@ -55,6 +57,7 @@ pub fn check(object: &[u8], pin_dir: &Path, flows: u32) -> Result<u32, KernelErr
             key_size: map.key_size(),
             value_size: map.value_size(),
             max_entries: map.max_entries(),
+            flags: map.map_flags(),
         };
         if FLOW_TABLES.contains(&name.as_str()) {
             if pinned.max_entries != flows {
@@ -87,7 +90,7 @@ fn pinned_shape(path: &Path) -> Result<Shape, KernelError> {
     let fields: HashMap<&str, u32> = text
         .lines()
         .filter_map(|line| line.split_once(':'))
-        .filter_map(|(name, value)| Some((name, value.trim().parse().ok()?)))
+        .filter_map(|(name, value)| Some((name, number(value.trim())?)))
         .collect();
     let field = |name| fields.get(name).copied().unwrap_or_default();
     Ok(Shape {
@@ -95,5 +98,14 @@ fn pinned_shape(path: &Path) -> Result<Shape, KernelError> {
         key_size: field("key_size"),
         value_size: field("value_size"),
         max_entries: field("max_entries"),
+        flags: field("map_flags"),
     })
+}
+
+/// The kernel prints flags in hexadecimal.
+fn number(text: &str) -> Option<u32> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
 }

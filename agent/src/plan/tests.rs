@@ -161,6 +161,44 @@ fn peer_numbers_outlive_generations_and_are_used_again() {
 }
 
 #[test]
+fn no_packet_holds_a_number_that_is_given_to_another_prefix() {
+    let tables = |prefix: &str| Tables {
+        peers: BTreeMap::from([(prefix.parse().unwrap(), 1)]),
+        world: 0,
+        pages: Vec::new(),
+        matrix: Vec::new(),
+        port_classes: 1,
+        rules: 1,
+    };
+    let mut observed = Observed::default();
+    let mut removed_since_settling = BTreeSet::new();
+    let mut given_again = 0;
+    let mut ever_removed = BTreeSet::new();
+    for prefix in ["10.0.0.1/32", "10.0.0.2/32", "10.0.0.3/32", "10.0.0.4/32"] {
+        let operations = plan(&observed, &tables(prefix), &stamp()).unwrap();
+        for operation in &operations {
+            match operation {
+                Operation::RemovePeer { prefix } => {
+                    removed_since_settling.insert(observed.peers[prefix]);
+                    ever_removed.insert(observed.peers[prefix]);
+                }
+                Operation::Settle => removed_since_settling.clear(),
+                Operation::SetPeerClass { peer, .. } | Operation::InsertPeer { peer, .. } => {
+                    assert!(!removed_since_settling.contains(peer));
+                    given_again += u32::from(ever_removed.contains(peer));
+                }
+                _ => {}
+            }
+        }
+        observed = observed.after(&operations);
+    }
+    assert!(
+        given_again > 0,
+        "the test is about numbers that are given again"
+    );
+}
+
+#[test]
 fn more_cells_than_the_maps_hold_are_refused() {
     let tables = Tables {
         peers: BTreeMap::new(),

@@ -24,6 +24,17 @@ pub struct EncodedPolicy {
     digest: Sha256Digest,
 }
 
+/// What a start finds.
+#[derive(Debug)]
+pub enum Recovered {
+    /// The last good policy.
+    Good(EncodedPolicy),
+    /// The one that was about to be enforced, and why the last good one cannot be, where it is there.
+    Candidate(EncodedPolicy, Option<StateError>),
+    /// No policy.
+    Nothing,
+}
+
 /// The two files.
 #[derive(Clone, Copy, Debug)]
 pub struct PolicyStore<'a> {
@@ -90,20 +101,34 @@ impl<'a> PolicyStore<'a> {
     }
 
     /// The policy that a start takes up. Where the kernel enforces one, `live` names it, and it is
-    /// that one, or none where it is not on disk. Otherwise it is the last good one.
+    /// that one, or none where it is not on disk. Otherwise it is the last good one, or where that one
+    /// is not there or cannot be used, the candidate.
     ///
     /// # Errors
-    /// When a file is damaged or cannot be read or renamed.
-    pub fn recover(&self, live: Option<Sha256Digest>) -> Result<Option<EncodedPolicy>, StateError> {
-        let Some(live) = live else { return self.good() };
+    /// When there is no other than one that is damaged or cannot be read, or a file cannot be renamed.
+    pub fn recover(&self, live: Option<Sha256Digest>) -> Result<Recovered, StateError> {
+        let candidate = self.read(CANDIDATE);
+        let Some(live) = live else {
+            return match (self.good(), candidate) {
+                (Ok(Some(good)), _) => Ok(Recovered::Good(good)),
+                (Ok(None), Ok(Some(candidate))) => Ok(Recovered::Candidate(candidate, None)),
+                (Err(damage), Ok(Some(candidate))) => {
+                    Ok(Recovered::Candidate(candidate, Some(damage)))
+                }
+                (Ok(None), Ok(None)) => Ok(Recovered::Nothing),
+                // A file that is there and cannot be used is not a policy that never was.
+                (Err(damage), _) | (Ok(None), Err(damage)) => Err(damage),
+            };
+        };
         // Only a candidate that the kernel took is good. One that was never taken, or that a crash
         // cut short, is left for the next one to overwrite.
-        if let Ok(Some(candidate)) = self.read(CANDIDATE)
+        if let Ok(Some(candidate)) = candidate
             && candidate.digest == live
         {
             self.promote()?;
         }
-        Ok(self.good()?.filter(|good| good.digest == live))
+        let good = self.good()?.filter(|good| good.digest == live);
+        Ok(good.map_or(Recovered::Nothing, Recovered::Good))
     }
 
     /// The last good policy as its file stands.
@@ -117,7 +142,8 @@ impl<'a> PolicyStore<'a> {
     /// Writes a policy that the kernel is about to get.
     ///
     /// # Errors
-    /// When it cannot be written; the kernel must then not get it.
+    /// When it cannot be written. The kernel gets it all the same: a full disk does not keep a host from
+    /// its quarantine. The policy must then not be promoted.
     pub fn stage(&self, policy: &EncodedPolicy) -> Result<(), StateError> {
         self.state.replace(CANDIDATE, &policy.to_file())
     }
@@ -139,7 +165,7 @@ impl<'a> PolicyStore<'a> {
             .map_err(|problem| StateError::Damaged {
                 path: self.state.file(name),
                 problem,
-                remedy: "remove it; the controller sends the policy again",
+                remedy: "leave it: the controller sends the policy again, which replaces it, and without the file a reboot would allow everything until then",
             })
     }
 }
@@ -151,13 +177,23 @@ mod tests {
     use policy::{Identity, Revision};
 
     use super::*;
+    use crate::enforcement::bootstrap_policy;
+
+    /// The policy to be enforced; a candidate is none that was.
+    fn policy_of(recovered: Recovered) -> Option<EncodedPolicy> {
+        match recovered {
+            Recovered::Good(policy) => Some(policy),
+            Recovered::Nothing => None,
+            Recovered::Candidate(..) => panic!("the candidate in place of the good policy"),
+        }
+    }
 
     fn policy(revision: u64) -> EncodedPolicy {
         EncodedPolicy::encode(HostPolicy {
             revision: Revision(revision),
             identity: Identity::FIRST,
-            rules: Vec::new(),
             addresses: [("10.0.0.1".parse().unwrap(), Identity::FIRST)].into(),
+            ..bootstrap_policy()
         })
     }
 
@@ -174,16 +210,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::open(directory.path()).unwrap();
         let store = PolicyStore::new(&state);
-        assert_eq!(store.recover(None).unwrap(), None);
+        assert_eq!(policy_of(store.recover(None).unwrap()), None);
 
         let good = store_with_good(&state, 1);
         store.stage(&policy(2)).unwrap();
         assert_eq!(
-            store.recover(Some(good.digest)).unwrap(),
+            policy_of(store.recover(Some(good.digest)).unwrap()),
             Some(good.clone())
         );
         // After a reboot the kernel enforces nothing.
-        assert_eq!(store.recover(None).unwrap(), Some(good));
+        assert_eq!(policy_of(store.recover(None).unwrap()), Some(good));
     }
 
     #[test]
@@ -195,11 +231,11 @@ mod tests {
         let newer = policy(2);
         store.stage(&newer).unwrap();
         assert_eq!(
-            store.recover(Some(newer.digest)).unwrap(),
+            policy_of(store.recover(Some(newer.digest)).unwrap()),
             Some(newer.clone())
         );
         assert_eq!(
-            store.recover(None).unwrap(),
+            policy_of(store.recover(None).unwrap()),
             Some(newer),
             "it stays the good one"
         );
@@ -234,7 +270,10 @@ mod tests {
         let good = store_with_good(&state, 1);
         state.replace(CANDIDATE, b"bulkhead pol").unwrap();
         let store = PolicyStore::new(&state);
-        assert_eq!(store.recover(Some(good.digest)).unwrap(), Some(good));
+        assert_eq!(
+            policy_of(store.recover(Some(good.digest)).unwrap()),
+            Some(good)
+        );
     }
 
     #[test]
@@ -243,7 +282,7 @@ mod tests {
         let state = StateDir::open(directory.path()).unwrap();
         let good = store_with_good(&state, 1);
         let store = PolicyStore::new(&state);
-        assert_eq!(store.recover(Some([7; 32])).unwrap(), None);
-        assert_eq!(store.recover(None).unwrap(), Some(good));
+        assert_eq!(policy_of(store.recover(Some([7; 32])).unwrap()), None);
+        assert_eq!(policy_of(store.recover(None).unwrap()), Some(good));
     }
 }

@@ -1,0 +1,240 @@
+//! What a start enforces: the policy from before, or one of the agent's own.
+
+use std::sync::Arc;
+
+use policy::{
+    Direction, Effect, HostPolicy, Identity, Mode, Origin, PeerMatch, Revision, Rule, Tier,
+};
+use proto::Sha256Digest;
+use tracing::{error, info, warn};
+
+use super::Source;
+use crate::{
+    error::with_causes,
+    state::policy_store::{EncodedPolicy, PolicyStore, Recovered},
+};
+
+/// What a host enforces that has never had a policy: everything is allowed, and says so.
+#[must_use]
+pub fn bootstrap_policy() -> HostPolicy {
+    own_policy(Effect::Allow, "default")
+}
+
+/// What a host enforces whose policy is lost: it may have been in quarantine, so nothing is allowed
+/// but what the host adds on its own account, the way to the controllers and the failsafe.
+#[must_use]
+pub fn closed_policy() -> HostPolicy {
+    own_policy(Effect::Deny, "policy-lost")
+}
+
+fn own_policy(effect: Effect, rule: &str) -> HostPolicy {
+    let origin = Arc::new(Origin::unwritten(rule));
+    let rules = Direction::ALL.map(|direction| Rule {
+        direction,
+        tier: Tier::Default,
+        effect,
+        mode: Mode::Enforce,
+        peers: PeerMatch::Any,
+        ports: Vec::new(),
+        log: false,
+        origin: Arc::clone(&origin),
+    });
+    HostPolicy {
+        revision: Revision::default(),
+        identity: Identity::UNMANAGED,
+        rules: rules.into(),
+        addresses: Default::default(),
+    }
+}
+
+/// The policies to try, the first that the kernel takes being enforced; none: what the kernel
+/// enforces stays. `live` names that.
+pub(super) fn choose(
+    store: PolicyStore<'_>,
+    live: Option<Sha256Digest>,
+) -> Vec<(EncodedPolicy, Source)> {
+    let bootstrap = EncodedPolicy::encode(bootstrap_policy());
+    let closed = EncodedPolicy::encode(closed_policy());
+    let was_closed = live == Some(closed.digest());
+    // A policy of the agent's own says nothing of what the host was given.
+    let given = live.filter(|live| ![bootstrap.digest(), closed.digest()].contains(live));
+    match store.recover(given) {
+        // The kernel enforces it: there is nothing to fall back to.
+        Ok(Recovered::Good(policy)) if given.is_some() => vec![(policy, Source::Disk)],
+        Ok(Recovered::Good(policy)) => vec![(policy, Source::Disk), (closed, Source::Own)],
+        Ok(Recovered::Nothing) if given.is_some() => {
+            warn!(
+                "what the kernel enforces stays; its policy is not on disk, so the controller has to send it"
+            );
+            Vec::new()
+        }
+        Ok(Recovered::Nothing) if was_closed => vec![(closed, Source::Own)],
+        Ok(Recovered::Nothing) => {
+            info!("there is no policy yet: everything is allowed until the controller sends one");
+            vec![(bootstrap, Source::Own)]
+        }
+        Ok(Recovered::Candidate(policy, damage)) => {
+            // As if it came now: it is not the good one before the kernel enforces it.
+            let candidate = (policy, Source::Controller);
+            match damage {
+                None if was_closed => vec![candidate, (closed, Source::Own)],
+                None => vec![candidate, (bootstrap, Source::Own)],
+                Some(damage) => {
+                    error!(
+                        error = %with_causes(&damage),
+                        "the last good policy cannot be used; the one that came after it is tried"
+                    );
+                    vec![candidate, (closed, Source::Own)]
+                }
+            }
+        }
+        Err(damage) if given.is_some() => {
+            error!(
+                error = %with_causes(&damage),
+                "the last good policy cannot be used; what the kernel enforces stays until the controller sends the policy"
+            );
+            Vec::new()
+        }
+        Err(damage) => {
+            error!(
+                error = %with_causes(&damage),
+                "the policy of this host is lost: all but the way to the controllers and the failsafe is denied until the controller sends the policy"
+            );
+            vec![(closed, Source::Own)]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+    use crate::{local_tiers::LocalTiers, state::StateDir};
+
+    /// A host's disk with a good policy of revision 1 and, newer, a candidate of revision 2.
+    struct Disk {
+        _directory: tempfile::TempDir,
+        state: StateDir,
+    }
+
+    impl Disk {
+        fn empty() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let state = StateDir::open(directory.path()).unwrap();
+            Self {
+                _directory: directory,
+                state,
+            }
+        }
+
+        fn with_good() -> Self {
+            let disk = Self::empty();
+            disk.store().stage(&given(1)).unwrap();
+            disk.store().promote().unwrap();
+            disk
+        }
+
+        fn damaged() -> Self {
+            let disk = Self::with_good();
+            disk.state.replace("policy.good", b"junk").unwrap();
+            disk
+        }
+
+        fn store(&self) -> PolicyStore<'_> {
+            PolicyStore::new(&self.state)
+        }
+
+        fn choice(&self, live: Option<HostPolicy>) -> Vec<HostPolicy> {
+            let live = live.map(|live| EncodedPolicy::encode(live).digest());
+            let choice = choose(self.store(), live);
+            choice
+                .into_iter()
+                .map(|(policy, _)| policy.policy().clone())
+                .collect()
+        }
+    }
+
+    fn given(revision: u64) -> EncodedPolicy {
+        EncodedPolicy::encode(HostPolicy {
+            revision: Revision(revision),
+            ..bootstrap_policy()
+        })
+    }
+
+    #[test]
+    fn everything_is_allowed_only_where_there_was_never_a_policy() {
+        assert_eq!(Disk::empty().choice(None), [bootstrap_policy()]);
+        assert_eq!(
+            Disk::empty().choice(Some(bootstrap_policy())),
+            [bootstrap_policy()]
+        );
+        for disk in [Disk::with_good(), Disk::damaged()] {
+            for live in [None, Some(bootstrap_policy()), Some(closed_policy())] {
+                assert!(!disk.choice(live).contains(&bootstrap_policy()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_policy_leaves_the_host_closed_and_the_controller_is_told_of_none() {
+        for live in [None, Some(bootstrap_policy()), Some(closed_policy())] {
+            let live = live.map(|live| EncodedPolicy::encode(live).digest());
+            let disk = Disk::damaged();
+            let choice = choose(disk.store(), live);
+            let [(policy, Source::Own)] = &choice[..] else {
+                panic!("{} policies in place of the closed one", choice.len())
+            };
+            assert_eq!(*policy.policy(), closed_policy());
+        }
+        // Also when somebody removes the damaged file, as long as the kernel knows better.
+        assert_eq!(
+            Disk::empty().choice(Some(closed_policy())),
+            [closed_policy()]
+        );
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_read_is_not_one_that_was_never_there() {
+        let disk = Disk::empty();
+        std::fs::create_dir(disk.state.file("policy.good")).unwrap();
+        assert_eq!(disk.choice(None), [closed_policy()]);
+    }
+
+    #[test]
+    fn the_candidate_stands_in_for_a_damaged_policy() {
+        let disk = Disk::damaged();
+        disk.store().stage(&given(2)).unwrap();
+        assert_eq!(
+            disk.choice(None),
+            [given(2).policy().clone(), closed_policy()]
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_enforces_stays_when_the_disk_is_damaged() {
+        let live = given(1).policy().clone();
+        assert_eq!(Disk::damaged().choice(Some(live)), []);
+    }
+
+    #[test]
+    fn a_closed_host_still_hears_its_controllers_and_its_operators() {
+        let policy = closed_policy();
+        policy.check().unwrap();
+        let local = LocalTiers {
+            controllers: vec!["10.0.0.1:7443".parse().unwrap()],
+            failsafe_subnets: vec!["10.9.0.0/24".parse().unwrap()],
+            failsafe_tcp_ports: vec![22],
+            ..LocalTiers::default()
+        };
+        let merged = local.merge(&policy);
+        let (own, policy) = merged
+            .rules
+            .split_at(merged.rules.len() - policy.rules.len());
+        assert!(own.iter().all(|rule| rule.effect == Effect::Allow));
+        for tier in [Tier::Lifeline, Tier::Failsafe] {
+            assert!(own.iter().any(|rule| rule.tier == tier), "{tier}");
+        }
+        assert!(policy.iter().all(|rule| rule.effect == Effect::Deny));
+    }
+}

@@ -1,0 +1,274 @@
+//! Putting the programs on interfaces and taking them off, by what the kernel has for it. What is
+//! attached is asked of the kernel each time, and interfaces are meant by their index: names move.
+
+use std::{
+    fs, io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+
+use aya::programs::SchedClassifier;
+
+use crate::{
+    interfaces::Interface,
+    kernel::{
+        HOOKS, Hook, KernelError,
+        clsact::{self, Refusal, Slot},
+        link::Link,
+        requirements,
+    },
+};
+
+/// The directory of link pins, in that of all pins.
+const LINKS: &str = "links";
+
+/// How programs are hooked into interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hooking {
+    /// TCX links, which came with Linux 6.6.
+    Tcx,
+    /// Filters under a clsact qdisc.
+    Clsact,
+}
+
+/// How an interface was found, or is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Attachment {
+    /// This process's program was there already.
+    Standing,
+    /// It is there now.
+    Made,
+    /// The interface is gone.
+    Gone,
+}
+
+impl Hooking {
+    /// The better one that the running kernel has.
+    #[must_use]
+    pub fn of_kernel() -> Self {
+        if requirements::running().is_some_and(|version| version >= (6, 6)) {
+            Self::Tcx
+        } else {
+            Self::Clsact
+        }
+    }
+
+    /// Puts a loaded program on an interface; where an older agent's stands, it is replaced in one
+    /// step, without a moment in which none runs. Other tools' programs stay.
+    ///
+    /// # Errors
+    /// As the system calls report; [`KernelError::Interface`] when another's filter is in the way.
+    pub(super) fn attach(
+        self,
+        program: &SchedClassifier,
+        interface: &Interface,
+        hook: &Hook,
+        pin_dir: &Path,
+    ) -> Result<Attachment, KernelError> {
+        match self {
+            Self::Tcx => attach_link(program, interface, hook, &pin(pin_dir, interface, hook)),
+            Self::Clsact => attach_filter(program, interface, hook),
+        }
+    }
+}
+
+fn attach_link(
+    program: &SchedClassifier,
+    interface: &Interface,
+    hook: &Hook,
+    pin: &Path,
+) -> Result<Attachment, KernelError> {
+    let doing = || format!("attaching {} to {}", hook.program, interface.name);
+    let failed = |error| KernelError::syscall(doing(), error);
+    let descriptor = program
+        .fd()
+        .map_err(|error| KernelError::bpf(doing(), error))?
+        .as_fd();
+    let standing = Link::open(pin).map_err(failed)?;
+    if let Some(link) = standing {
+        let state = link.state().map_err(failed)?;
+        // One on another interface stays with it as long as its own pin does.
+        if state.interface == Some(interface.index) {
+            if state.program == id(program, hook)? {
+                return Ok(Attachment::Standing);
+            }
+            match link.update(descriptor) {
+                Ok(()) => return Ok(Attachment::Made),
+                // This alone says that the link is dead.
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        tracing::warn!(
+            interface = interface.name,
+            "the pinned link is dead: attaching anew"
+        );
+    }
+    let link = match Link::create(descriptor, interface.index, hook.point) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(Attachment::Gone),
+        result => result.map_err(failed)?,
+    };
+    // The new link runs before the old pin goes. A BPF file system takes no dots in names.
+    let mut temporary = pin.as_os_str().to_owned();
+    temporary.push("-new");
+    let temporary = PathBuf::from(temporary);
+    let pinning =
+        |error| KernelError::syscall(format!("pinning a link at {}", pin.display()), error);
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(pinning(error)),
+        _ => {}
+    }
+    link.pin(&temporary).map_err(pinning)?;
+    fs::rename(&temporary, pin).map_err(|error| {
+        // The kernel attaches a program only once: what is left behind would be in our own way.
+        let _ = fs::remove_file(&temporary);
+        pinning(error)
+    })?;
+    Ok(Attachment::Made)
+}
+
+fn attach_filter(
+    program: &SchedClassifier,
+    interface: &Interface,
+    hook: &Hook,
+) -> Result<Attachment, KernelError> {
+    let doing = || format!("attaching {} to {}", hook.program, interface.name);
+    let slot = clsact::slot(interface.index, hook.parent, hook.program)
+        .map_err(|error| KernelError::syscall(doing(), error))?;
+    let program_id = id(program, hook)?;
+    if slot
+        == (Slot::Ours {
+            program: program_id,
+        })
+    {
+        return Ok(Attachment::Standing);
+    }
+    let descriptor = program
+        .fd()
+        .map_err(|error| KernelError::bpf(doing(), error))?
+        .as_fd();
+    let problem = match clsact::attach(descriptor, interface.index, hook.parent, hook.program) {
+        Ok(()) => return Ok(Attachment::Made),
+        Err(Refusal::Io(error)) if error.raw_os_error() == Some(libc::ENODEV) => {
+            return Ok(Attachment::Gone);
+        }
+        Err(Refusal::Io(error)) => return Err(KernelError::syscall(doing(), error)),
+        Err(Refusal::Unsupported) => return Err(KernelError::NoTc),
+        Err(Refusal::Taken { by }) => format!(
+            "another program's tc filter ({by}) stands at priority 1, where Bulkhead's goes: move it to another priority (`tc filter show dev {} {}` shows it), then start the agent again",
+            interface.name, hook.name
+        ),
+        Err(Refusal::IngressQdisc) => format!(
+            "it has an `ingress` qdisc, under which what goes out cannot be policed: make it a `clsact` one (`tc qdisc del dev {} ingress` removes it, and its filters), then start the agent again",
+            interface.name
+        ),
+    };
+    Err(KernelError::Interface {
+        interface: interface.name.clone(),
+        problem,
+    })
+}
+
+/// The kernel's number of a loaded program.
+fn id(program: &SchedClassifier, hook: &Hook) -> Result<u32, KernelError> {
+    program
+        .info()
+        .map(|info| info.id())
+        .map_err(|error| KernelError::bpf(format!("reading the number of {}", hook.program), error))
+}
+
+/// Makes the directory of link pins.
+///
+/// # Errors
+/// [`KernelError::Io`].
+pub fn make_directory(pin_dir: &Path) -> Result<(), KernelError> {
+    let links = pin_dir.join(LINKS);
+    fs::create_dir_all(&links)
+        .map_err(|error| KernelError::io(format!("creating {}", links.display()), error))
+}
+
+/// Removes the pins of links that are dead, because their interfaces are gone. A link of an interface
+/// that is configured away keeps its enforcement until `detach`.
+pub fn forget_dead_links(pin_dir: &Path) {
+    let forget = |pin: &Path| -> io::Result<()> {
+        let dead = Link::open(pin)?.is_some_and(|link| {
+            // Not to know is not to be dead.
+            link.state().is_ok_and(|state| state.interface.is_none())
+        });
+        if dead { fs::remove_file(pin) } else { Ok(()) }
+    };
+    let pins = pins(pin_dir).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot look for links whose interfaces are gone");
+        Vec::new()
+    });
+    for pin in pins {
+        if let Err(error) = forget(&pin) {
+            tracing::warn!(pin = %pin.display(), %error, "cannot look after a pinned link");
+        }
+    }
+}
+
+/// Whether the kernel runs our programs on an interface: none, one or two of the hooks.
+///
+/// # Errors
+/// As the system calls report.
+pub fn hooks_on(pin_dir: &Path, interface: &Interface) -> Result<usize, KernelError> {
+    let doing = || format!("looking for the programs on {}", interface.name);
+    let on = |hook: &Hook| -> io::Result<bool> {
+        if let Some(link) = Link::open(&pin(pin_dir, interface, hook))?
+            && link.state()?.interface == Some(interface.index)
+        {
+            return Ok(true);
+        }
+        let slot = clsact::slot(interface.index, hook.parent, hook.program)?;
+        Ok(matches!(slot, Slot::Ours { .. }))
+    };
+    let mut count = 0;
+    for hook in &HOOKS {
+        count += usize::from(on(hook).map_err(|error| KernelError::syscall(doing(), error))?);
+    }
+    Ok(count)
+}
+
+/// Ends every pinned link and our filters on all of `interfaces`, on whatever kernel.
+///
+/// # Errors
+/// [`KernelError::Io`]: some of it may be gone already; another call does the rest.
+pub fn detach(pin_dir: &Path, interfaces: &[Interface]) -> Result<(), KernelError> {
+    for interface in interfaces {
+        for hook in &HOOKS {
+            clsact::detach(interface.index, hook.parent, hook.program).map_err(|error| {
+                let doing = format!("detaching {} from {}", hook.program, interface.name);
+                KernelError::syscall(doing, error)
+            })?;
+        }
+    }
+    let pins = pins(pin_dir)?;
+    for pin in &pins {
+        let failed = |error| KernelError::syscall(format!("detaching {}", pin.display()), error);
+        if let Some(link) = Link::open(pin).map_err(failed)? {
+            match link.detach() {
+                // Its interface is gone, and the link died with it.
+                Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => {
+                    return Err(failed(error));
+                }
+                _ => {}
+            }
+        }
+    }
+    for pin in &pins {
+        fs::remove_file(pin)
+            .map_err(|error| KernelError::io(format!("removing {}", pin.display()), error))?;
+    }
+    super::remove_directory(&pin_dir.join(LINKS))
+}
+
+fn pins(pin_dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    super::entries(&pin_dir.join(LINKS))
+}
+
+fn pin(pin_dir: &Path, interface: &Interface, hook: &Hook) -> PathBuf {
+    pin_dir
+        .join(LINKS)
+        .join(format!("{}-{}", interface.index, hook.name))
+}
