@@ -9,7 +9,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    denial::Denial, enforcement::Facts, enforcer::DenialReader, error::AgentError,
+    denial::Denial, denial_reader::DenialReader, enforcement::Facts, error::AgentError,
     spool::shared::SharedSpool,
 };
 

@@ -21,7 +21,8 @@ pub use self::beginning::bootstrap_policy;
 pub use self::handle::{Applied, ApplyAnswer, Command, Enforcement, Facts, Gone};
 use self::trouble::{Change, Trouble};
 use crate::{
-    enforcer::{DenialReader, EnforceError, Enforcer},
+    denial_reader::DenialReader,
+    enforcer::{EnforceError, Enforcer},
     error::{AgentError, with_causes},
     local_tiers::LocalTiers,
     state::{

@@ -3,18 +3,13 @@
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
 };
 
 use datapath::{Reason, layout::Counter};
 use policy::{HostPolicy, classify::TooLarge};
-use tokio::sync::mpsc;
 
 use crate::{
-    denial::Denial,
+    denial_reader::DenialReader,
     error::with_causes,
     interfaces::{self, Interface, Survey, Unfit},
     kernel::{self, Attachment, Events, Hooking, KernelError, Maps, Programs},
@@ -26,11 +21,6 @@ use crate::{
 
 /// A denied flow is reported at most once in this many nanoseconds; its repeats are summed.
 const REPORT_INTERVAL: u64 = 1_000_000_000;
-/// Batches between the reader of events and who takes them; a full one fills the ring, which counts.
-const BATCHES: usize = 16;
-const BATCH: usize = 512;
-/// How long the reader of events may take to notice that it shall stop.
-const WAKE_MS: u32 = 200;
 
 /// What the enforcer is to police, and where it keeps its pins.
 #[derive(Clone, Debug)]
@@ -295,16 +285,8 @@ impl Enforcer {
     /// # Errors
     /// [`EnforceError::Kernel`].
     pub fn denials(&self) -> Result<DenialReader, EnforceError> {
-        let mut events = Events::open(&self.options.pin_dir)?;
-        let rule_book = self.rule_book.clone();
-        let (sender, receiver) = mpsc::channel(BATCHES);
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        std::thread::Builder::new()
-            .name("events".into())
-            .spawn(move || read_events(&mut events, &rule_book, &sender, &stopped))
-            .map_err(|error| KernelError::io("starting the reader of denial events", error))?;
-        Ok(DenialReader(receiver, stop))
+        let events = Events::open(&self.options.pin_dir)?;
+        Ok(DenialReader::start(events, self.rule_book.clone())?)
     }
 
     /// Counters since the maps were made.
@@ -382,56 +364,6 @@ fn counters_of(reasons: Vec<(Reason, Counter)>) -> Counters {
         counters.reasons.push((reason.word(), packets));
     }
     counters
-}
-
-/// Reads until it is told to stop, or nobody listens any more. What it has taken from the ring by then
-/// is sent; the rest stays in the ring for the next agent.
-fn read_events(
-    events: &mut Events,
-    rule_book: &RuleBook,
-    sender: &mpsc::Sender<Vec<Denial>>,
-    stop: &AtomicBool,
-) {
-    while !stop.load(Ordering::Relaxed) && !sender.is_closed() {
-        if let Err(error) = events.wait(WAKE_MS) {
-            tracing::error!(%error, "denials are not read any more");
-            return;
-        }
-        while !stop.load(Ordering::Relaxed) {
-            let batch: Vec<Denial> = std::iter::from_fn(|| events.take())
-                .take(BATCH)
-                .filter_map(|event| rule_book.resolve(&event))
-                .collect();
-            if batch.is_empty() {
-                break;
-            }
-            if sender.blocking_send(batch).is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// Denials as they come, and what tells their reader to stop.
-#[derive(Debug)]
-pub struct DenialReader(mpsc::Receiver<Vec<Denial>>, Arc<AtomicBool>);
-
-impl DenialReader {
-    /// Waits for at least one denial; `None` when the reader has ended. Cancel safe.
-    pub async fn next(&mut self) -> Option<Vec<Denial>> {
-        self.0.recv().await
-    }
-
-    /// Takes no more from the kernel. What was taken still comes from [`Self::next`], then `None`.
-    pub fn stop(&self) {
-        self.1.store(true, Ordering::Relaxed);
-    }
-
-    /// One that a test feeds, which hears of the stop as the reader of the ring does.
-    #[cfg(test)]
-    pub fn of(receiver: mpsc::Receiver<Vec<Denial>>, stop: Arc<AtomicBool>) -> Self {
-        Self(receiver, stop)
-    }
 }
 
 #[cfg(test)]

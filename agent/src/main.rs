@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod control;
 mod denial;
+mod denial_reader;
 mod denials;
 mod enforcement;
 mod enforcer;

@@ -234,7 +234,7 @@ fn uniform(effect: Effect) -> HostPolicy {
         peers: policy::PeerMatch::Any,
         ports: Vec::new(),
         log: false,
-        origin: Arc::new(policy::Origin {
+        origin: std::sync::Arc::new(policy::Origin {
             rule: "everything".into(),
             file: "all.yaml".into(),
             line: 3,
@@ -278,7 +278,7 @@ fn a_denial_arrives_with_its_rule_and_its_file() {
             .unwrap(),
         Verdict::Drop
     );
-    let denial = denials.0.blocking_recv().unwrap().remove(0);
+    let denial = denials.blocking_next().unwrap().remove(0);
     assert_eq!(denial.origin.rule, "everything");
     assert_eq!(
         (denial.origin.file.as_str(), denial.origin.line),

@@ -115,7 +115,7 @@ fn what_is_staged_passes_and_is_reported_once_for_each_connection() {
         .unwrap();
     let mut staged = Vec::new();
     'read: loop {
-        for denial in denials.0.blocking_recv().unwrap() {
+        for denial in denials.blocking_next().unwrap() {
             if denial.peer_port == 50_000 {
                 break 'read;
             }
