@@ -317,15 +317,9 @@ fn explain(error: anyhow::Error) -> Result<()> {
     if !error.to_string().contains(llvm) || prints(&["apt-cache", "show", llvm], "Package:") {
         return Err(error);
     }
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let codename = release
-        .lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
-        .unwrap_or("<codename>");
     Err(error.context(format!(
-        "none of this system's apt sources has {llvm}. Debian 13 has it in main, Debian 12 in \
-         `deb http://deb.debian.org/debian-security bookworm-security main`; for others LLVM itself has it: \
-         `deb https://apt.llvm.org/{codename}/ llvm-toolchain-{codename}-22 main` \
-         (its key and how to add it: https://apt.llvm.org). Add the one that fits and run this again"
+        "none of this system's apt sources has {llvm}. Debian 13 has it in main, Debian 12 in its security \
+         suite (bookworm-security, main); for other systems the LLVM project has a repository of packages. \
+         Add the one that fits and run this again"
     )))
 }
