@@ -167,6 +167,9 @@ impl Network {
                 ("ipv6/conf/default/disable_ipv6", "0"),
                 ("ipv6/conf/default/accept_dad", "0"),
                 ("ipv6/conf/default/accept_ra", "0"),
+                // A TCP whose segments are dropped on their way out gives up after eight seconds; so
+                // it goes on, and what policy cuts stays there to be counted.
+                ("ipv4/tcp_retries2", "255"),
             ])?;
         }
         self.router
