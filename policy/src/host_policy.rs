@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     service::{PortKey, PortSpan},
-    words::{Direction, Effect, Identity, Mode, Revision, Tier},
+    words::{Action, Direction, Identity, Mode, Revision, Tier, Timestamp},
 };
 
 /// Where a rule stands in [`HostPolicy::rules`]; small and dense, so that the kernel can count by it.
@@ -17,9 +17,10 @@ pub struct RuleId(pub u32);
 
 /// Everything that a host of one identity enforces.
 ///
-/// The enforced verdict of a flow is the effect of the first rule of its direction with
-/// [`Mode::Enforce`] that matches; the staged verdict is the effect of the first that matches at
-/// all. Compile ends each direction with a rule that matches everything, so there always is one.
+/// The enforced verdict of a flow is that of the first rule of its direction with
+/// [`Mode::Enforce`] that matches, where one that passes skips the rest of its tier; the staged
+/// verdict comes from the rules of both modes in the same way. Compile ends each direction with a
+/// rule that matches everything and does not pass, so there always is one.
 /// Equal input gives an equal value and equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostPolicy {
@@ -40,8 +41,8 @@ pub struct Rule {
     pub direction: Direction,
     /// The layer that it belongs to.
     pub tier: Tier,
-    /// What it does.
-    pub effect: Effect,
+    /// What it does. After [`Action::Pass`] the rest of its tier is not asked.
+    pub action: Action,
     /// Whether it counts in the enforced verdict or only in the staged one.
     pub mode: Mode,
     /// The other end.
@@ -50,6 +51,8 @@ pub struct Rule {
     pub ports: Vec<PortSpan>,
     /// Whether flows that it allows are reported too.
     pub log: bool,
+    /// From this moment on the rule is as if it were not there; none: it stays.
+    pub expires: Option<Timestamp>,
     /// Where it was written.
     pub origin: Arc<Origin>,
 }
@@ -105,6 +108,9 @@ pub enum Malformed {
     /// The lists of a rule are searched as sorted ones.
     #[error("rule {0} names peers or ports out of order")]
     Unsorted(usize),
+    /// A tier's rules stand together and in the order of the tiers, so that passing has a meaning.
+    #[error("rule {0} stands before a rule of an earlier tier")]
+    Tiers(usize),
     /// A port span that holds keys which its protocol does not have, or none at all.
     #[error("rule {0} names ports that its protocol does not have")]
     Ports(usize),
@@ -121,6 +127,9 @@ impl HostPolicy {
             let catches_all = |rule: &Rule| {
                 rule.direction == direction
                     && rule.mode == Mode::Enforce
+                    && rule.tier == Tier::Default
+                    && rule.action != Action::Pass
+                    && rule.expires.is_none()
                     && rule.ports.is_empty()
                     && rule.peers == PeerMatch::Any
             };
@@ -128,7 +137,13 @@ impl HostPolicy {
                 return Err(Malformed::Open(direction));
             }
         }
+        let mut tiers = [Tier::Lifeline; 2];
         for (index, rule) in self.rules.iter().enumerate() {
+            let before = &mut tiers[rule.direction as usize];
+            if rule.tier < *before {
+                return Err(Malformed::Tiers(index));
+            }
+            *before = rule.tier;
             if let PeerMatch::Of {
                 identities,
                 subnets,

@@ -4,8 +4,31 @@ use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::set::NamedPort;
+
 /// The labels of a workload. Assigned centrally, never claimed by a host.
 pub type Labels = BTreeMap<String, String>;
+
+/// Before the key of a label of a pod's namespace: `namespace:team`.
+pub const NAMESPACE_SCOPE: &str = "namespace:";
+/// Before a named port, `port:tcp/http`; the value is its number, or several with commas between.
+pub const PORT_SCOPE: &str = "port:";
+
+/// Whether a label is of a scope that is not an author's to choose: what a workload's namespace and
+/// its named ports are. Those make identity whatever the label schema says.
+#[must_use]
+pub fn is_reserved_label(key: &str) -> bool {
+    key.starts_with(NAMESPACE_SCOPE) || key.starts_with(PORT_SCOPE)
+}
+
+/// The numbers that a workload with these labels gives a named port; none if it does not name it.
+pub fn named_port<'a>(labels: &'a Labels, port: &NamedPort) -> impl Iterator<Item = u16> + 'a {
+    labels
+        .get(&format!("{PORT_SCOPE}{}/{}", port.slot, port.name))
+        .into_iter()
+        .flat_map(|numbers| numbers.split(','))
+        .filter_map(|number| number.parse().ok())
+}
 
 /// A host's name, unique in an inventory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

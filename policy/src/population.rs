@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
     inventory::{Inventory, Labels},
+    set::PolicySet,
     words::Identity,
 };
 
@@ -66,16 +67,18 @@ pub struct Population {
 }
 
 impl Population {
-    /// Takes the population of an inventory, giving identities to labels that have none yet.
+    /// Takes the population of an inventory as a set sees it, giving identities to labels that have
+    /// none yet.
     #[must_use]
-    pub fn new(inventory: &Inventory, identities: &mut IdentityTable) -> Self {
+    pub fn new(set: &PolicySet, inventory: &Inventory, identities: &mut IdentityTable) -> Self {
         let mut population = Self::default();
         for host in &inventory.hosts {
             let identity = if host.quarantined {
                 Identity::QUARANTINED
             } else {
-                let identity = identities.assign(&host.labels);
-                population.labels.insert(identity, host.labels.clone());
+                let labels = set.identity_labels(&host.labels);
+                let identity = identities.assign(&labels);
+                population.labels.insert(identity, labels);
                 identity
             };
             population

@@ -16,7 +16,7 @@ use crate::{
     population::{IdentityTable, Population},
     service::{PortSpan, ProtocolSlot, merge},
     set::PolicySet,
-    words::{Direction, Effect, Revision},
+    words::{Action, Direction, Revision},
 };
 
 /// A source and a destination each.
@@ -129,7 +129,7 @@ struct Key {
 impl Atlas {
     fn new(set: &PolicySet, inventory: &Inventory) -> Result<Self, TooLarge> {
         let mut identities = IdentityTable::default();
-        let population = Population::new(inventory, &mut identities);
+        let population = Population::new(set, inventory, &mut identities);
         let mut tables: Vec<Table> = Vec::new();
         let mut table_of_subject: BTreeMap<Subject, usize> = BTreeMap::new();
         let mut table_of_host = Vec::with_capacity(inventory.hosts.len());
@@ -252,7 +252,7 @@ fn passing(table: &Table, direction: Direction, peer: PeerClass) -> Vec<(PortSpa
     spans
         .filter_map(|span| {
             let rule = table.classes.cell(peer, span.class).enforced;
-            let passes = table.policy.rules.get(rule.0 as usize)?.effect == Effect::Allow;
+            let passes = table.policy.rules.get(rule.0 as usize)?.action == Action::Allow;
             let ports = PortSpan {
                 slot: span.slot,
                 first: span.first,

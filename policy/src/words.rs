@@ -90,6 +90,56 @@ impl fmt::Display for Effect {
     }
 }
 
+/// What a rule does with a flow that it matches, tier by tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Decides: the flow passes on this side.
+    Allow,
+    /// Decides: the flow is dropped on this side.
+    Deny,
+    /// Decides nothing: no other rule of its tier is asked, the next tier is.
+    Pass,
+}
+
+impl Action {
+    /// The verdict that the action gives; none if it leaves that to the next tier.
+    #[must_use]
+    pub const fn effect(self) -> Option<Effect> {
+        match self {
+            Self::Allow => Some(Effect::Allow),
+            Self::Deny => Some(Effect::Deny),
+            Self::Pass => None,
+        }
+    }
+}
+
+impl From<Effect> for Action {
+    fn from(effect: Effect) -> Self {
+        match effect {
+            Effect::Allow => Self::Allow,
+            Effect::Deny => Self::Deny,
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Pass => "pass",
+        })
+    }
+}
+
+/// A moment: whole seconds since 1970-01-01T00:00:00Z, leap seconds not counted.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Timestamp(pub u64);
+
 /// Whether a policy acts, or only counts in the staged verdict. The stronger comes first.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
@@ -115,8 +165,14 @@ pub enum Tier {
     Failsafe,
     /// A packet from outside that claims one of this host's own addresses.
     AntiSpoofing,
+    /// What nothing below can override, in order of priority.
+    Guardrail,
+    /// What is allowed for a while, beside the policies.
+    Exception,
     /// What policies allow, and the deny that being selected by one brings.
     Policy,
+    /// As guardrails, for what no policy decides.
+    Baseline,
     /// What holds when nothing above decides.
     Default,
 }
@@ -128,7 +184,10 @@ impl fmt::Display for Tier {
             Self::Quarantine => "quarantine",
             Self::Failsafe => "failsafe",
             Self::AntiSpoofing => "anti-spoofing",
+            Self::Guardrail => "guardrail",
+            Self::Exception => "exception",
             Self::Policy => "policy",
+            Self::Baseline => "baseline",
             Self::Default => "default",
         })
     }

@@ -9,7 +9,7 @@ use bulkhead_policy::{
     host_policy::{HostPolicy, Malformed, Origin, PeerMatch, Rule, SubnetMatch},
     limits,
     parse::{MAX_FILE_BYTES, parse},
-    words::{Direction, Effect, Identity, Mode, Revision, Tier},
+    words::{Action, Direction, Identity, Mode, Revision, Tier},
     {PortSpan, ProtocolSlot},
 };
 
@@ -80,8 +80,9 @@ fn mistakes_in_several_files_are_sorted() {
 fn rule(direction: Direction, peers: PeerMatch, ports: Vec<PortSpan>) -> Rule {
     Rule {
         direction,
-        tier: Tier::Policy,
-        effect: Effect::Allow,
+        tier: Tier::Default,
+        action: Action::Allow,
+        expires: None,
         mode: Mode::Enforce,
         peers,
         ports,

@@ -81,7 +81,7 @@ fn example(name: &str) -> (PolicySet, Inventory) {
 
 fn compile_for(set: &PolicySet, inventory: &Inventory, host: &str) -> HostPolicy {
     let mut identities = IdentityTable::default();
-    let population = Population::new(inventory, &mut identities);
+    let population = Population::new(set, inventory, &mut identities);
     let subject = set.subject(inventory.host(host).unwrap(), &mut identities);
     compile(set, Revision(1), &population, &subject)
 }
@@ -117,7 +117,7 @@ fn readable(policy: &HostPolicy) -> String {
         write!(
             text,
             "{index:>2} {} {} {} {:?} peers [{peers}] ports [{ports}]",
-            rule.direction, rule.tier, rule.effect, rule.mode
+            rule.direction, rule.tier, rule.action, rule.mode
         )
         .unwrap();
         let log = if rule.log { " log" } else { "" };

@@ -3,10 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bulkhead_policy::{
-    Direction, Effect, Identity, IdentityTable, Inventory, Mode, PolicySet, Population, Revision,
-    SourceFile, Subject, compile,
+    Action, Direction, Effect, Identity, IdentityTable, Inventory, Mode, PolicySet, Population,
+    Revision, SourceFile, Subject, compile,
     evaluate::query::{Answer, Query, QueryError, answer},
     parse, reach,
+    set::Ports,
 };
 
 fn file(content: &str) -> SourceFile {
@@ -177,7 +178,7 @@ ingress:
             .unwrap()
             .rules
             .iter()
-            .all(|rule| rule.ports.is_empty())
+            .all(|rule| rule.ports == Ports::Any)
     );
 }
 
@@ -253,7 +254,7 @@ fn quarantine_outranks_everything_on_the_host_and_on_its_peers() {
     let mut inventory = hosts();
     inventory.hosts[0].quarantined = true;
     let mut identities = IdentityTable::default();
-    let population = Population::new(&inventory, &mut identities);
+    let population = Population::new(&set, &inventory, &mut identities);
     let subjects: Vec<Subject> = inventory
         .hosts
         .iter()
@@ -275,7 +276,7 @@ fn quarantine_outranks_everything_on_the_host_and_on_its_peers() {
                 .iter()
                 .find(|rule| rule.direction == direction)
                 .unwrap();
-            assert_eq!((first.effect, first.mode), (Effect::Deny, Mode::Enforce));
+            assert_eq!((first.action, first.mode), (Action::Deny, Mode::Enforce));
             assert_eq!(first.origin.rule, "quarantine");
         }
     }
@@ -309,7 +310,7 @@ fn a_rule_for_a_segment_without_workloads_is_kept() {
     );
     let inventory = Inventory::parse(&file("hosts: [{ name: a, labels: { tier: web } }]")).unwrap();
     let mut identities = IdentityTable::default();
-    let population = Population::new(&inventory, &mut identities);
+    let population = Population::new(&set, &inventory, &mut identities);
     let subject = set.subject(&inventory.hosts[0], &mut identities);
     let policy = compile(&set, Revision(1), &population, &subject);
     assert_eq!(policy.rules[0].origin.rule, "p/ingress[0]");
@@ -320,7 +321,7 @@ fn a_rule_for_a_segment_without_workloads_is_kept() {
 fn an_identity_once_given_stays() {
     let mut identities = IdentityTable::default();
     let inventory = hosts();
-    let population = Population::new(&inventory, &mut identities);
+    let population = Population::new(&PolicySet::default(), &inventory, &mut identities);
     assert_eq!(population.labels.len(), 3);
     let mut restored: IdentityTable = identities
         .iter()

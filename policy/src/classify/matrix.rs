@@ -6,7 +6,7 @@ use crate::{
     classify::{Cell, TooLarge, index::Index, peers::Peers, ports::Ports},
     host_policy::{HostPolicy, Rule, RuleId},
     limits,
-    words::Mode,
+    words::{Action, Mode},
 };
 
 /// The decisions, with equal rows and equal columns made one.
@@ -33,7 +33,7 @@ impl Matrix {
             limits::MAX_RAW_CELLS,
         )?;
         let rules = &policy.rules;
-        let enforced = Bits::of(rules, |_, rule| rule.mode == Mode::Enforce);
+        let order = Order::new(rules);
         let columns: Vec<Bits> = ports
             .signatures
             .iter()
@@ -65,7 +65,7 @@ impl Matrix {
                 rows.number(
                     columns
                         .iter()
-                        .map(|column| naming.decide(column, &enforced))
+                        .map(|column| order.decide(&naming, column))
                         .collect(),
                 )
             })
@@ -112,27 +112,64 @@ impl Bits {
         self.0[index / 64] |= 1 << (index % 64);
     }
 
-    /// The first rules in this set and another.
-    fn decide(&self, other: &Self, enforced: &Self) -> Cell {
-        let mut staged = None;
-        let words = self.0.iter().zip(&other.0).zip(&enforced.0);
-        for (base, ((mine, others), enforced)) in (0..).step_by(64).zip(words) {
-            let both = mine & others;
-            if both != 0 && staged.is_none() {
-                staged = Some(RuleId(base + both.trailing_zeros()));
-            }
-            let both = both & enforced;
+    /// The first rule from `start` on that is in this set and another, and fits.
+    fn first(&self, other: &Self, start: usize, fits: impl Fn(usize) -> u64) -> Option<usize> {
+        let mut mask = u64::MAX << (start % 64);
+        for word in start / 64..self.0.len() {
+            let both = self.0[word] & other.0[word] & fits(word) & mask;
             if both != 0 {
-                let enforced = RuleId(base + both.trailing_zeros());
-                return Cell {
-                    enforced,
-                    staged: staged.unwrap_or(enforced),
-                };
+                return Some(word * 64 + both.trailing_zeros() as usize);
+            }
+            mask = u64::MAX;
+        }
+        None
+    }
+}
+
+/// What of the rules decides which one of several that match is asked.
+struct Order {
+    enforced: Bits,
+    /// Of each rule that passes, where the rules of the next tier begin; 0 of one that does not.
+    resume: Vec<usize>,
+}
+
+impl Order {
+    fn new(rules: &[Rule]) -> Self {
+        let resume = |(index, rule): (usize, &Rule)| {
+            let next = || {
+                let is_later =
+                    |other: &Rule| other.direction == rule.direction && other.tier > rule.tier;
+                let later = rules[index..].iter().position(is_later);
+                later.map_or(rules.len(), |distance| index + distance)
+            };
+            if rule.action == Action::Pass {
+                next()
+            } else {
+                0
+            }
+        };
+        Self {
+            enforced: Bits::of(rules, |_, rule| rule.mode == Mode::Enforce),
+            resume: rules.iter().enumerate().map(resume).collect(),
+        }
+    }
+
+    /// The rules that decide a flow that is in both sets of rules.
+    fn decide(&self, peers: &Bits, ports: &Bits) -> Cell {
+        Cell {
+            enforced: self.first(peers, ports, |word| self.enforced.0[word]),
+            staged: self.first(peers, ports, |_| u64::MAX),
+        }
+    }
+
+    fn first(&self, peers: &Bits, ports: &Bits, fits: impl Fn(usize) -> u64) -> RuleId {
+        let mut start = 0;
+        while let Some(rule) = peers.first(ports, start, &fits) {
+            match self.resume[rule] {
+                0 => return RuleId(rule as u32),
+                next => start = next,
             }
         }
-        Cell {
-            enforced: RuleId::NONE,
-            staged: staged.unwrap_or(RuleId::NONE),
-        }
+        RuleId::NONE
     }
 }

@@ -33,7 +33,8 @@ fn any(effect: Effect) -> Rule {
     Rule {
         direction: Direction::Ingress,
         tier: Tier::Policy,
-        effect,
+        action: effect.into(),
+        expires: None,
         mode: Mode::Enforce,
         peers: PeerMatch::Any,
         ports: Vec::new(),

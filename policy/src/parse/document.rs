@@ -14,6 +14,7 @@ use crate::{
         values,
         yaml::{Node, Value},
     },
+    selector::Selector,
 };
 
 pub(crate) use policy::{PeerWord, PolicyDocument, RuleDocument, SideDocument};
@@ -32,7 +33,7 @@ pub(crate) enum Document {
 
 pub(crate) struct SegmentDocument {
     pub name: Word,
-    pub labels: Labels,
+    pub selector: Selector,
     pub subnets: Vec<IpNet>,
 }
 
@@ -168,7 +169,7 @@ fn segment(node: &Node, problems: &mut Collector<'_>) -> Option<SegmentDocument>
     }
     Some(SegmentDocument {
         name: name?,
-        labels: labels.unwrap_or_default(),
+        selector: Selector::from(&labels.unwrap_or_default()),
         subnets: subnets.unwrap_or_default(),
     })
 }

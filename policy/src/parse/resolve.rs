@@ -15,8 +15,8 @@ use crate::{
         suggest::did_you_mean,
         yaml::Place,
     },
-    service::{PortSpan, literal::PortLiteral, merge},
-    set::{Allow, Peer, Peers, Policy, PolicySet, Segment, SegmentId, Service, Side},
+    service::{literal::PortLiteral, merge},
+    set::{Allow, Peer, Peers, Policy, PolicySet, Ports, Segment, SegmentId, Service, Side},
     words::Direction,
 };
 
@@ -30,16 +30,22 @@ pub(crate) fn resolve(documents: Vec<Document>, problems: &mut Collector<'_>) ->
         match document {
             Document::Segment(segment) => {
                 let name = segment.name.clone();
+                let origin = Arc::new(Origin {
+                    rule: name.text.clone(),
+                    file: problems.file(name.place).path.clone(),
+                    line: name.place.line,
+                });
                 let segment = Segment {
                     name: name.text.clone(),
-                    labels: segment.labels,
+                    selector: segment.selector,
                     subnets: segment.subnets,
+                    origin,
                 };
                 insert(&mut segments, "Segment", name, segment, problems);
             }
             Document::Service(service) => {
                 let name = service.name.clone();
-                let ports = spans(&service.ports, |_| None).unwrap_or_default();
+                let ports = ports(&service.ports, |_| None).unwrap_or(Ports::Any);
                 let service = Service {
                     name: name.text.clone(),
                     ports,
@@ -74,6 +80,7 @@ pub(crate) fn resolve(documents: Vec<Document>, problems: &mut Collector<'_>) ->
         policies,
         segments: segments.into_values().map(|(_, segment)| segment).collect(),
         services: services.into_values().map(|(_, service)| service).collect(),
+        ..PolicySet::default()
     }
 }
 
@@ -97,26 +104,41 @@ fn insert<T>(named: &mut Named<T>, kind: &str, name: Word, value: T, problems: &
     }
 }
 
-/// The keys of some literals and services, merged; none if a service is unknown.
-fn spans<'a>(
+/// What some literals and services stand for together; none if a service is unknown.
+fn ports<'a>(
     words: &[PortWord],
     mut service: impl FnMut(&Word) -> Option<&'a Service>,
-) -> Option<Vec<PortSpan>> {
-    let mut spans = Vec::new();
+) -> Option<Ports> {
+    let (mut spans, mut named) = (Vec::new(), Vec::new());
     let (mut any, mut complete) = (false, true);
     for word in words {
         match word {
             PortWord::Literal(PortLiteral::Any) => any = true,
             PortWord::Literal(PortLiteral::Span(span)) => spans.push(*span),
-            PortWord::Service(word) => match service(word) {
-                Some(service) if service.ports.is_empty() => any = true,
-                Some(service) => spans.extend(&service.ports),
+            PortWord::Service(word) => match service(word).map(|service| &service.ports) {
+                Some(Ports::Any) => any = true,
+                Some(Ports::Of {
+                    spans: more,
+                    named: names,
+                }) => {
+                    spans.extend(more);
+                    named.extend_from_slice(names);
+                }
                 None => complete = false,
             },
         }
     }
-    // An empty list means every port: nothing else may become one.
-    complete.then(|| if any { Vec::new() } else { merge(spans) })
+    named.sort_unstable();
+    named.dedup();
+    let ports = if any {
+        Ports::Any
+    } else {
+        Ports::Of {
+            spans: merge(spans),
+            named,
+        }
+    };
+    complete.then_some(ports)
 }
 
 struct Resolver<'a, 'f> {
@@ -187,8 +209,8 @@ impl<'a> Resolver<'a, '_> {
             ),
         };
         let ports = match document.allow {
-            None => Vec::new(),
-            Some(words) => spans(&words, |word| self.service(word)).unwrap_or_default(),
+            None => Ports::Any,
+            Some(words) => ports(&words, |word| self.service(word)).unwrap_or(Ports::Any),
         };
         Allow {
             peers,

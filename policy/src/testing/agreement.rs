@@ -44,7 +44,10 @@ fn first_match(host: &HostPolicy, direction: Direction, peer: IpAddr, port: Port
 fn evidence(host: &HostPolicy, rule: RuleId) -> Evidence {
     let rule = &host.rules[rule.0 as usize];
     Evidence {
-        effect: rule.effect,
+        effect: rule
+            .action
+            .effect()
+            .expect("a rule that decides does not pass"),
         tier: rule.tier,
         origin: Arc::clone(&rule.origin),
     }
@@ -53,7 +56,7 @@ fn evidence(host: &HostPolicy, rule: RuleId) -> Evidence {
 /// What each host of a scenario enforces.
 fn compile_all(scenario: &Scenario) -> Vec<HostPolicy> {
     let mut identities = IdentityTable::default();
-    let population = Population::new(&scenario.inventory, &mut identities);
+    let population = Population::new(&scenario.set, &scenario.inventory, &mut identities);
     let hosts = scenario.inventory.hosts.iter();
     hosts
         .map(|host| {
