@@ -109,6 +109,44 @@ pub enum QueryError {
 /// # Errors
 /// [`QueryError`] says which part of the query has no meaning.
 pub fn answer(set: &PolicySet, inventory: &Inventory, query: &Query) -> Result<Answer, QueryError> {
+    let flow = flow(inventory, query)?;
+    let same_host = inventory
+        .holder(flow.source)
+        .is_some_and(|host| host.addresses.contains(&flow.destination));
+    let verdict = if same_host {
+        let side = SideVerdict::from(Evidence::unwritten(
+            Effect::Allow,
+            Tier::Default,
+            "loopback",
+        ));
+        Verdict {
+            egress: side.clone(),
+            ingress: side,
+        }
+    } else {
+        evaluate(set, inventory, &flow)
+    };
+    let (egress, ingress) = (
+        SideAnswer::from(verdict.egress),
+        SideAnswer::from(verdict.ingress),
+    );
+    let passes = [&egress, &ingress]
+        .iter()
+        .all(|side| side.enforced.verdict == Effect::Allow);
+    let verdict = if passes { Effect::Allow } else { Effect::Deny };
+    Ok(Answer {
+        query: query.clone(),
+        verdict,
+        egress,
+        ingress,
+    })
+}
+
+/// The flow that a query asks about; see [`answer`] for what a name stands for.
+///
+/// # Errors
+/// As [`answer`].
+pub fn flow(inventory: &Inventory, query: &Query) -> Result<Flow, QueryError> {
     let port = port_key(query)?;
     let (sources, destinations) = (ends(inventory, &query.src)?, ends(inventory, &query.dst)?);
     let pair = [true, false].into_iter().find_map(|v4| {
@@ -130,43 +168,10 @@ pub fn answer(set: &PolicySet, inventory: &Inventory, query: &Query) -> Result<A
         } = query.clone();
         return Err(QueryError::NoCommonFamily { src, dst, protocol });
     };
-    let same_host = inventory
-        .holder(source)
-        .is_some_and(|host| host.addresses.contains(&destination));
-    let verdict = if same_host {
-        let side = SideVerdict::from(Evidence::unwritten(
-            Effect::Allow,
-            Tier::Default,
-            "loopback",
-        ));
-        Verdict {
-            egress: side.clone(),
-            ingress: side,
-        }
-    } else {
-        evaluate(
-            set,
-            inventory,
-            &Flow {
-                source,
-                destination,
-                port,
-            },
-        )
-    };
-    let (egress, ingress) = (
-        SideAnswer::from(verdict.egress),
-        SideAnswer::from(verdict.ingress),
-    );
-    let passes = [&egress, &ingress]
-        .iter()
-        .all(|side| side.enforced.verdict == Effect::Allow);
-    let verdict = if passes { Effect::Allow } else { Effect::Deny };
-    Ok(Answer {
-        query: query.clone(),
-        verdict,
-        egress,
-        ingress,
+    Ok(Flow {
+        source,
+        destination,
+        port,
     })
 }
 
