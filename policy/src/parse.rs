@@ -11,6 +11,7 @@ mod fields;
 mod inventory;
 mod ports;
 mod resolve;
+mod selector;
 mod suggest;
 mod values;
 mod yaml;
