@@ -5,16 +5,16 @@
 //! all files. Each step reports what it finds and goes on with the rest, so that an author sees
 //! all mistakes at once.
 
-mod collector;
+pub(crate) mod collector;
 mod document;
-mod fields;
+pub(crate) mod fields;
 mod inventory;
 mod ports;
 mod resolve;
 mod selector;
-mod suggest;
-mod values;
-mod yaml;
+pub(crate) mod suggest;
+pub(crate) mod values;
+pub(crate) mod yaml;
 
 use crate::{
     parse::{
@@ -51,7 +51,7 @@ pub fn parse(files: &[SourceFile]) -> Result<PolicySet, Problems> {
 }
 
 /// The documents of a file that are YAML, and the names that those which are not seem to have.
-fn read_file(file: usize, problems: &mut Collector<'_>) -> (Vec<Node>, Vec<String>) {
+pub(crate) fn read_file(file: usize, problems: &mut Collector<'_>) -> (Vec<Node>, Vec<String>) {
     let content = problems.files[file].content.as_str();
     if content.len() > MAX_FILE_BYTES {
         let place = Place {
