@@ -85,7 +85,7 @@ impl PolicySet {
 /// The rules of a direction stand in order of precedence: quarantine; guardrails; exceptions; what
 /// the policies that select the subject allow, by the policies' names, and the deny that being
 /// selected brings; baselines; the default. A written rule becomes several where it names ports that
-/// its destinations number differently, and none where it can match nothing.
+/// its destinations number differently, and none where no destination names them.
 #[must_use]
 pub fn compile(
     set: &PolicySet,
@@ -339,7 +339,8 @@ impl Compiler<'_> {
         if !spans.is_empty() {
             self.push(direction, peers, spans, written);
         }
-        for (peers, spans) in elsewhere {
+        let nobody = sorted(Vec::new(), Vec::new());
+        for (peers, spans) in elsewhere.into_iter().filter(|(peers, _)| *peers != nobody) {
             self.push(direction, peers, spans, written);
         }
     }
@@ -375,13 +376,6 @@ impl Compiler<'_> {
         ports: Vec<PortSpan>,
         written: &Written<'_>,
     ) {
-        let nobody = PeerMatch::Of {
-            identities: Vec::new(),
-            subnets: Vec::new(),
-        };
-        if peers == nobody {
-            return;
-        }
         let Written {
             tier,
             action,
