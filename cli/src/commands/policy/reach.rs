@@ -96,7 +96,7 @@ fn chosen<'a>(
     }
     let in_segment = |host: &Host| {
         segment.is_some_and(|segment| {
-            segment.matches_labels(&host.labels)
+            segment.selector.matches(&set.identity_labels(&host.labels))
                 || host.addresses.iter().any(|address| {
                     segment
                         .subnets
