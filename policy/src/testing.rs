@@ -9,6 +9,7 @@
 
 #[cfg(test)]
 mod agreement;
+pub mod fuzz;
 
 use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
 

@@ -4,6 +4,7 @@
 
 mod check;
 mod command;
+mod fuzz;
 mod setup;
 
 use std::{
@@ -50,6 +51,8 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Fuzz the policy parser and compiler from the committed corpus
+    Fuzz(fuzz::Fuzz),
     /// Formatting, clippy, dependency direction, house rules, licences
     Check,
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Verb::Build { release } => build(release),
         Verb::Demo { arguments } => demo(&arguments),
         Verb::Test { arguments } => test(&arguments),
+        Verb::Fuzz(fuzz) => setup::ensure(Purpose::Build).and_then(|()| fuzz.run()),
         Verb::Check => check::run(),
     };
     match result {
@@ -108,7 +112,12 @@ fn test(arguments: &[OsString]) -> Result<()> {
             .arg("--no-fail-fast")
             .arg("--")
             .args(arguments),
-    )
+    )?;
+    // With names to filter by, only those are asked for.
+    if arguments.is_empty() {
+        fuzz::Fuzz::in_tests().run()?;
+    }
+    Ok(())
 }
 
 fn require_root(verb: &str) -> Result<()> {
