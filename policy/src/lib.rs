@@ -9,6 +9,7 @@
 pub mod classify;
 pub mod compile;
 pub mod evaluate;
+pub mod fleet;
 pub mod host_policy;
 pub mod import;
 pub mod inventory;
@@ -27,8 +28,9 @@ pub mod testing;
 pub mod words;
 
 pub use classify::{Classes, TooLarge, check_fit, classify};
-pub use compile::{Subject, compile};
+pub use compile::{Compiler, Subject, compile};
 pub use evaluate::{Flow, Verdict, evaluate};
+pub use fleet::Fleet;
 pub use host_policy::{HostPolicy, Origin, PeerMatch, Rule, RuleId, SubnetMatch};
 pub use inventory::{Host, HostName, Inventory, Labels};
 pub use parse::parse;

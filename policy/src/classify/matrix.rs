@@ -1,12 +1,12 @@
 //! Which rule decides each pair of signatures, and which signatures need not be told apart.
 
-use std::collections::HashMap;
+use std::{cmp::Ordering, collections::HashMap};
 
 use crate::{
     classify::{Cell, TooLarge, index::Index, peers::Peers, ports::Ports},
     host_policy::{HostPolicy, Rule, RuleId},
     limits,
-    words::{Action, Mode},
+    words::{Action, Mode, Tier},
 };
 
 /// The decisions, with equal rows and equal columns made one.
@@ -95,11 +95,19 @@ impl Matrix {
 
 /// A set of rules: bit n of the whole is rule n.
 #[derive(Clone)]
-struct Bits(Vec<u64>);
+struct Bits {
+    words: Vec<u64>,
+    /// Bit n: word n is not 0. Most sets hold few rules of many, and few words are read.
+    filled: Vec<u64>,
+}
 
 impl Bits {
     fn of(rules: &[Rule], holds: impl Fn(usize, &Rule) -> bool) -> Self {
-        let mut bits = Self(vec![0; rules.len().div_ceil(64)]);
+        let words = rules.len().div_ceil(64);
+        let mut bits = Self {
+            words: vec![0; words],
+            filled: vec![0; words.div_ceil(64)],
+        };
         for (index, rule) in rules.iter().enumerate() {
             if holds(index, rule) {
                 bits.set(index);
@@ -109,18 +117,28 @@ impl Bits {
     }
 
     fn set(&mut self, index: usize) {
-        self.0[index / 64] |= 1 << (index % 64);
+        self.words[index / 64] |= 1 << (index % 64);
+        self.filled[index / 4096] |= 1 << (index / 64 % 64);
     }
 
     /// The first rule from `start` on that is in this set and another, and fits.
     fn first(&self, other: &Self, start: usize, fits: impl Fn(usize) -> u64) -> Option<usize> {
-        let mut mask = u64::MAX << (start % 64);
-        for word in start / 64..self.0.len() {
-            let both = self.0[word] & other.0[word] & fits(word) & mask;
-            if both != 0 {
-                return Some(word * 64 + both.trailing_zeros() as usize);
+        let first_word = start / 64;
+        for (block, (these, others)) in self.filled.iter().zip(&other.filled).enumerate() {
+            let mut filled = these & others;
+            while filled != 0 {
+                let word = block * 64 + filled.trailing_zeros() as usize;
+                filled &= filled - 1;
+                let from = match word.cmp(&first_word) {
+                    Ordering::Less => continue,
+                    Ordering::Equal => u64::MAX << (start % 64),
+                    Ordering::Greater => u64::MAX,
+                };
+                let both = self.words[word] & other.words[word] & fits(word) & from;
+                if both != 0 {
+                    return Some(word * 64 + both.trailing_zeros() as usize);
+                }
             }
-            mask = u64::MAX;
         }
         None
     }
@@ -135,29 +153,31 @@ struct Order {
 
 impl Order {
     fn new(rules: &[Rule]) -> Self {
-        let resume = |(index, rule): (usize, &Rule)| {
-            let next = || {
-                let is_later =
-                    |other: &Rule| other.direction == rule.direction && other.tier > rule.tier;
-                let later = rules[index..].iter().position(is_later);
-                later.map_or(rules.len(), |distance| index + distance)
-            };
-            if rule.action == Action::Pass {
-                next()
-            } else {
-                0
+        // From the back: of each direction, where the tier of the last rule seen ends.
+        let mut ends = [(Tier::Default, rules.len()); 2];
+        let mut later = [rules.len(); 2];
+        let mut resume = vec![0; rules.len()];
+        for (index, rule) in rules.iter().enumerate().rev() {
+            let direction = rule.direction as usize;
+            let (tier, end) = &mut ends[direction];
+            if rule.tier != *tier {
+                (*tier, *end) = (rule.tier, later[direction]);
             }
-        };
+            if rule.action == Action::Pass {
+                resume[index] = *end;
+            }
+            later[direction] = index;
+        }
         Self {
             enforced: Bits::of(rules, |_, rule| rule.mode == Mode::Enforce),
-            resume: rules.iter().enumerate().map(resume).collect(),
+            resume,
         }
     }
 
     /// The rules that decide a flow that is in both sets of rules.
     fn decide(&self, peers: &Bits, ports: &Bits) -> Cell {
         Cell {
-            enforced: self.first(peers, ports, |word| self.enforced.0[word]),
+            enforced: self.first(peers, ports, |word| self.enforced.words[word]),
             staged: self.first(peers, ports, |_| u64::MAX),
         }
     }
