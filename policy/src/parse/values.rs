@@ -15,15 +15,15 @@ use crate::{
 };
 
 /// The longest name, label value, and label key after its prefix: as in Kubernetes.
-const MAX_NAME: usize = 63;
+pub(crate) const MAX_NAME: usize = 63;
 /// The longest prefix of a label key.
-const MAX_PREFIX: usize = 253;
+pub(crate) const MAX_PREFIX: usize = 253;
 
 const NAME_HELP: &str =
     "use 1 to 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends";
 
 /// Whether the text is 1 to `longest` letters, digits, `-`, `_` and `.`, the ends letters or digits.
-fn is_name(text: &str, longest: usize) -> bool {
+pub(crate) fn is_name(text: &str, longest: usize) -> bool {
     let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
     bytes.len() <= longest
