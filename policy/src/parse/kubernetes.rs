@@ -232,7 +232,7 @@ impl Cluster {
                         quote(&policy.name),
                         policy.priority
                     ),
-                    format!("each {tier} needs a priority of its own: the lower one decides"),
+                    format!("each {tier} needs a priority of its own: lower comes first"),
                 );
             } else {
                 let holder = format!("{}, in {}", quote(&policy.name), problems.line_of(*place));

@@ -90,3 +90,89 @@ fn renumber_peers(peers: &mut Peers, ids: &[SegmentId]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::{parse, parse_mixed, set::LabelSchema, source::SourceFile};
+
+    fn file(content: &str) -> [SourceFile; 1] {
+        [SourceFile {
+            path: "mixed.yaml".to_owned(),
+            content: content.to_owned(),
+        }]
+    }
+
+    const BULKHEAD: &str = "
+apiVersion: bulkhead/v1
+kind: Segment
+name: zebra
+match: { app: web }
+---
+apiVersion: bulkhead/v1
+kind: Segment
+name: ape
+subnets: [10.0.0.0/8]
+---
+apiVersion: bulkhead/v1
+kind: Policy
+name: web
+appliesTo: [zebra, ape]
+ingress: [{ from: [ape], allow: [tcp/80] }]
+";
+    const MANIFESTS: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: web, namespace: shop }
+spec:
+  podSelector: { matchLabels: { app: web } }
+  ingress: [{ from: [{ podSelector: { matchLabels: { tier: db } } }] }]
+";
+
+    #[test]
+    fn every_name_means_what_it_meant_before() {
+        let set = parse_mixed(&file(&format!("{BULKHEAD}---{MANIFESTS}")))
+            .unwrap()
+            .set;
+        assert!(set.segments.is_sorted_by(|a, b| a.name < b.name));
+        let names: Vec<(Vec<&str>, Vec<&str>)> = set
+            .policies
+            .iter()
+            .map(|policy| {
+                let name = |id: &SegmentId| set.segment(*id).name.as_str();
+                let rules = &policy.ingress.as_ref().unwrap().rules;
+                let Peers::Of(peers) = &rules[0].peers else {
+                    panic!("the rules name peers");
+                };
+                let peers = peers.iter().map(|peer| match peer {
+                    Peer::Segment(id) => name(id),
+                    Peer::Subnet(_) => panic!("the peers are segments"),
+                });
+                (
+                    policy.applies_to.iter().map(name).collect(),
+                    peers.collect(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            names,
+            [
+                (vec!["shop/(app: web)"], vec!["shop/(tier: db)"]),
+                (vec!["ape", "zebra"], vec!["ape"]),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_label_schema_does_not_change_what_a_selector_means() {
+        let mut set = parse(&file(BULKHEAD)).unwrap();
+        let keys = [("env".to_owned(), None)].into();
+        set.schema = Some(LabelSchema { keys });
+        let manifests = parse_mixed(&file(MANIFESTS)).unwrap().set;
+        let merged = merge(set, manifests);
+        let keys: Vec<String> = merged.schema.unwrap().keys.into_keys().collect();
+        assert_eq!(keys, ["app", "env", "tier"]);
+    }
+}

@@ -187,8 +187,13 @@ impl<'a, 'f> Reader<'a, 'f> {
             (Some(one), None) => Some(one),
             (Some((first, _)), Some((second, field))) => {
                 let message = format!("{what} cannot have both `{first}` and `{second}`");
-                let help = "make two items of them: either matches".to_owned();
-                self.problems.report_help(field.key, message, help);
+                let help = if what.starts_with('`') {
+                    "keep one of them"
+                } else {
+                    "make two items of them: either matches"
+                };
+                self.problems
+                    .report_help(field.key, message, help.to_owned());
                 None
             }
             (None, _) => {
