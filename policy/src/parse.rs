@@ -9,7 +9,7 @@ pub(crate) mod collector;
 mod document;
 pub(crate) mod fields;
 mod inventory;
-mod kubernetes;
+pub(crate) mod kubernetes;
 mod ports;
 mod resolve;
 mod selector;

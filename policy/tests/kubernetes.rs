@@ -14,8 +14,9 @@ use std::{
 use bulkhead_policy::{
     Effect, Inventory, Parsed, PortKey, ProtocolSlot, SourceFile,
     evaluate::query::{Answer, Query, answer},
+    import::kubernetes,
     inventory::Clash,
-    parse_mixed, reach,
+    parse, parse_mixed, reach, render,
 };
 
 fn folder(name: &str) -> PathBuf {
@@ -151,6 +152,38 @@ fn every_manifest_means_what_a_cluster_makes_of_it() {
             }
         }
         assert!(asked > 0, "{} has no queries", file.path);
+    }
+}
+
+#[test]
+fn what_is_imported_means_what_the_manifest_means() {
+    let inputs = files(&folder(""));
+    assert!(inputs.len() >= 11, "the manifests are missing");
+    for path in inputs {
+        let file = source(&path);
+        let before = parse_mixed(std::slice::from_ref(&file)).unwrap();
+        let set = kubernetes::import(&[file]).unwrap().set;
+        let written = SourceFile {
+            path: "imported.yaml".to_owned(),
+            content: render::policies(&set),
+        };
+        let after = parse(&[written]).unwrap_or_else(|problems| panic!("{problems}"));
+        // Of the workloads those that have addresses to ask for.
+        let hosts = SourceFile {
+            path: "inventory.yaml".to_owned(),
+            content: render::inventory(&before.inventory),
+        };
+        let inventory = Inventory::parse(&hosts).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(inventory, before.inventory);
+        let queries = fs::read_to_string(path.with_extension("queries")).unwrap();
+        for text in queries.lines() {
+            if text.is_empty() || text.starts_with('#') {
+                continue;
+            }
+            let Line { query, verdict, .. } = line(text);
+            let found = answer(&after, &inventory, &query).unwrap();
+            assert_eq!(found.verdict, verdict, "{}: {text}", path.display());
+        }
     }
 }
 

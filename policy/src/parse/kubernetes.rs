@@ -11,6 +11,8 @@ mod ports;
 mod selector;
 mod workloads;
 
+pub(crate) use workloads::is_stand_in;
+
 use std::collections::BTreeMap;
 
 use crate::{

@@ -21,6 +21,11 @@ use crate::{
     },
 };
 
+/// Whether an address only stands in for one that is not known.
+pub(crate) fn is_stand_in(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address.to_bits() >= FIRST_STAND_IN)
+}
+
 /// The first address of 240.0.0.0/4 that stands in for one that is not known: reserved, and nobody's
 /// (RFC 1112, section 4).
 const FIRST_STAND_IN: u32 = 0xf000_0001;
