@@ -204,7 +204,7 @@ pub fn fleet_set() -> PolicySet {
     }
 }
 
-/// One host whose 3,000 rules name segments of 1,000 identities, on 200 ports and ranges.
+/// One host whose 3,000 rules name segments of 1,000 identities, on 150 ports and ranges.
 pub fn three_thousand_rules() -> (PolicySet, Inventory) {
     let mut numbers = Numbers(3);
     let mut set = fleet_set();
@@ -215,10 +215,10 @@ pub fn three_thousand_rules() -> (PolicySet, Inventory) {
         let peers = 1 + numbers.below(3);
         let peer = |_| Peer::Segment(SegmentId(numbers.below(segments) as u32));
         let peers = Peers::Of((0..peers).map(peer).collect());
-        let first = 1 + numbers.below(200) * 50;
+        let first = 1 + numbers.below(150) * 50;
         let wide = numbers.below(10) == 0;
         let span = PortSpan {
-            last: (first + if wide { 120 } else { 0 }) as u16,
+            last: (first + if wide { 60 } else { 0 }) as u16,
             ..span(first)
         };
         Allow {
