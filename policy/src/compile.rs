@@ -81,7 +81,7 @@ impl PolicySet {
 /// The rules of a direction stand in order of precedence: quarantine; guardrails; exceptions; what
 /// the policies that select the subject allow, by the policies' names, and the deny that being
 /// selected brings; baselines; the default. A written rule becomes several where it names ports that
-/// its destinations number differently, and none where it can match nothing.
+/// its destinations number differently, and none where no destination names them.
 #[must_use]
 pub fn compile(
     set: &PolicySet,

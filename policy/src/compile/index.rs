@@ -131,7 +131,7 @@ impl SetIndex {
             let shared = |key, values: &BTreeSet<String>| -> usize {
                 values.iter().map(|value| needing[&(key, &**value)]).sum()
             };
-            match needed(id).min_by_key(|(key, values)| shared(*key, *values)) {
+            match needed(id).min_by_key(|(key, values)| shared(*key, values)) {
                 Some((key, values)) => {
                     let by_value = self.by_label.entry(key.to_owned()).or_default();
                     for value in values {

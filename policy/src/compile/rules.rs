@@ -250,7 +250,9 @@ impl Maker<'_> {
         if !spans.is_empty() {
             self.push(direction, peers, spans, written);
         }
-        for (peers, spans) in elsewhere {
+        let nobody = sorted(Vec::new(), Vec::new());
+        let somewhere = elsewhere.into_iter().filter(|(peers, _)| *peers != nobody);
+        for (peers, spans) in somewhere {
             self.push(direction, peers, spans, written);
         }
     }
@@ -286,13 +288,6 @@ impl Maker<'_> {
         ports: Vec<PortSpan>,
         written: &Written<'_>,
     ) {
-        let nobody = PeerMatch::Of {
-            identities: Vec::new(),
-            subnets: Vec::new(),
-        };
-        if peers == nobody {
-            return;
-        }
         if let PeerMatch::Of { identities, .. } = &peers {
             self.made.named.extend_from_slice(identities);
         }

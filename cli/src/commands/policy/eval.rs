@@ -38,10 +38,11 @@ Exit code 1 when a line was no query, or when the one query of --src and --dst i
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Eval {
-    /// The hosts: YAML or JSON, `hosts: [{name, addresses, labels}]`
+    /// The hosts: YAML or JSON, `hosts: [{name, addresses, labels}]`; not needed with Pods among
+    /// the policies
     #[arg(long, value_name = "FILE")]
-    inventory: PathBuf,
-    /// Policy files, and directories of them
+    inventory: Option<PathBuf>,
+    /// Policy files, Kubernetes manifests, and directories of them
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     policies: Vec<PathBuf>,
     /// Ask one query instead of reading them: the host or address that opens the flow
@@ -71,8 +72,8 @@ impl Eval {
     /// # Errors
     /// See [`crate::commands::run`].
     pub fn run(&self, format: Format) -> Result<Outcome> {
-        let set = files::policy_set(&self.policies)?;
-        let inventory = files::inventory(&self.inventory)?;
+        let (set, inventory) =
+            files::policies_and_inventory(&self.policies, self.inventory.as_deref())?;
         match (&self.src, &self.dst, &self.protocol) {
             (Some(src), Some(dst), Some(protocol)) => {
                 let query = Query {
