@@ -11,7 +11,10 @@ use anyhow::Result;
 use clap::Args;
 use policy::{
     Effect, Inventory, PolicySet,
-    evaluate::query::{Answer, Query, SideAnswer, answer},
+    evaluate::{
+        evaluator::Evaluator,
+        query::{Answer, Query, SideAnswer, answer},
+    },
 };
 use serde::Serialize;
 
@@ -84,7 +87,7 @@ impl Eval {
             _ => {
                 let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
                 let queries = BufReader::with_capacity(1 << 16, io::stdin().lock());
-                stream(&set, &inventory, queries, out)
+                stream(&Evaluator::new(&set, &inventory), queries, out)
             }
         }
     }
@@ -131,8 +134,7 @@ fn print(answer: &Answer) -> io::Result<()> {
 
 /// Answers a query a line until the end of input.
 fn stream(
-    set: &PolicySet,
-    inventory: &Inventory,
+    evaluator: &Evaluator<'_>,
     mut queries: BufReader<impl Read>,
     mut out: impl Write,
 ) -> Result<Outcome> {
@@ -157,7 +159,7 @@ fn stream(
             continue;
         }
         let answer = mistake::read(&text)
-            .and_then(|query| answer(set, inventory, &query).map_err(|error| error.to_string()));
+            .and_then(|query| evaluator.answer(&query).map_err(|error| error.to_string()));
         match answer {
             Ok(answer) => json_line(&mut out, &answer)?,
             Err(error) => {
