@@ -7,7 +7,7 @@ mod candidate;
 pub mod reason;
 pub mod service;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -109,7 +109,7 @@ pub fn explain(
     inventory: &Inventory,
     query: &Query,
 ) -> Result<Explanation, QueryError> {
-    let flow = query::flow(inventory, query)?;
+    let flow = query::flow(set, inventory, query)?;
     let side = |direction| side(set, inventory, direction, &flow);
     let (egress, ingress) = (side(Direction::Egress), side(Direction::Ingress));
     let passes = [&egress, &ingress]

@@ -12,7 +12,7 @@ mod ranges;
 mod rules;
 mod segments;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 

@@ -4,6 +4,7 @@ mod apply;
 mod check;
 mod eval;
 mod explain;
+mod import;
 mod reach;
 
 use clap::Subcommand;
@@ -18,6 +19,8 @@ pub enum Command {
     Eval(eval::Eval),
     /// Tell why a flow passes or not: every rule that was considered, offline
     Explain(explain::Explain),
+    /// Read the policy of another system and write it as Bulkhead files, offline
+    Import(import::Import),
     /// Show which host can reach which on what, offline and exact
     Reach(reach::Reach),
 }

@@ -1,6 +1,6 @@
 //! Questions as people and programs ask them: by name or address, with a protocol and a port.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -109,46 +109,51 @@ pub enum QueryError {
 /// # Errors
 /// [`QueryError`] says which part of the query has no meaning.
 pub fn answer(set: &PolicySet, inventory: &Inventory, query: &Query) -> Result<Answer, QueryError> {
-    let flow = flow(inventory, query)?;
-    let same_host = inventory
-        .holder(flow.source)
-        .is_some_and(|host| host.addresses.contains(&flow.destination));
-    let verdict = if same_host {
-        let side = SideVerdict::from(Evidence::unwritten(
-            Effect::Allow,
-            Tier::Default,
-            "loopback",
-        ));
-        Verdict {
-            egress: side.clone(),
-            ingress: side,
-        }
-    } else {
-        evaluate(set, inventory, &flow)
-    };
-    let (egress, ingress) = (
-        SideAnswer::from(verdict.egress),
-        SideAnswer::from(verdict.ingress),
-    );
-    let passes = [&egress, &ingress]
-        .iter()
-        .all(|side| side.enforced.verdict == Effect::Allow);
-    let verdict = if passes { Effect::Allow } else { Effect::Deny };
-    Ok(Answer {
-        query: query.clone(),
-        verdict,
-        egress,
-        ingress,
-    })
+    answer_in(&Reference { set, inventory }, query)
+}
+
+/// Who exists, and what is judged of a flow between them.
+pub(super) trait World {
+    /// The addresses of the host of a name.
+    fn addresses(&self, name: &str) -> Option<&[IpAddr]>;
+    /// Whether one host holds both.
+    fn is_one_host(&self, source: IpAddr, destination: IpAddr) -> bool;
+    /// As [`evaluate()`].
+    fn judge(&self, flow: &Flow) -> Verdict;
+}
+
+struct Reference<'a> {
+    set: &'a PolicySet,
+    inventory: &'a Inventory,
+}
+
+impl World for Reference<'_> {
+    fn addresses(&self, name: &str) -> Option<&[IpAddr]> {
+        Some(&self.inventory.host(name)?.addresses)
+    }
+
+    fn is_one_host(&self, source: IpAddr, destination: IpAddr) -> bool {
+        let holder = self.inventory.holder(source);
+        holder.is_some_and(|host| host.addresses.contains(&destination))
+    }
+
+    fn judge(&self, flow: &Flow) -> Verdict {
+        evaluate(self.set, self.inventory, flow)
+    }
 }
 
 /// The flow that a query asks about; see [`answer`] for what a name stands for.
 ///
 /// # Errors
 /// As [`answer`].
-pub fn flow(inventory: &Inventory, query: &Query) -> Result<Flow, QueryError> {
+pub fn flow(set: &PolicySet, inventory: &Inventory, query: &Query) -> Result<Flow, QueryError> {
+    flow_in(&Reference { set, inventory }, query)
+}
+
+/// As [`flow`].
+fn flow_in(world: &impl World, query: &Query) -> Result<Flow, QueryError> {
     let port = port_key(query)?;
-    let (sources, destinations) = (ends(inventory, &query.src)?, ends(inventory, &query.dst)?);
+    let (sources, destinations) = (ends(world, &query.src)?, ends(world, &query.dst)?);
     let pair = [true, false].into_iter().find_map(|v4| {
         let runs = !matches!(
             (port.slot, v4),
@@ -172,6 +177,38 @@ pub fn flow(inventory: &Inventory, query: &Query) -> Result<Flow, QueryError> {
         source,
         destination,
         port,
+    })
+}
+
+/// As [`answer`].
+pub(super) fn answer_in(world: &impl World, query: &Query) -> Result<Answer, QueryError> {
+    let flow = flow_in(world, query)?;
+    let verdict = if world.is_one_host(flow.source, flow.destination) {
+        let side = SideVerdict::from(Evidence::unwritten(
+            Effect::Allow,
+            Tier::Default,
+            "loopback",
+        ));
+        Verdict {
+            egress: side.clone(),
+            ingress: side,
+        }
+    } else {
+        world.judge(&flow)
+    };
+    let (egress, ingress) = (
+        SideAnswer::from(verdict.egress),
+        SideAnswer::from(verdict.ingress),
+    );
+    let passes = [&egress, &ingress]
+        .iter()
+        .all(|side| side.enforced.verdict == Effect::Allow);
+    let verdict = if passes { Effect::Allow } else { Effect::Deny };
+    Ok(Answer {
+        query: query.clone(),
+        verdict,
+        egress,
+        ingress,
     })
 }
 
@@ -205,14 +242,14 @@ impl From<Evidence> for EvidenceAnswer {
 }
 
 /// The addresses that one end of a query stands for.
-fn ends(inventory: &Inventory, end: &str) -> Result<Vec<IpAddr>, QueryError> {
+fn ends<'a>(world: &'a impl World, end: &str) -> Result<Cow<'a, [IpAddr]>, QueryError> {
     if let Ok(address) = end.parse() {
-        return Ok(vec![address]);
+        return Ok(Cow::Owned(vec![address]));
     }
-    let host = inventory
-        .host(end)
-        .ok_or_else(|| QueryError::UnknownEnd(end.to_owned()))?;
-    Ok(host.addresses.clone())
+    let addresses = world.addresses(end);
+    addresses
+        .map(Cow::Borrowed)
+        .ok_or_else(|| QueryError::UnknownEnd(end.to_owned()))
 }
 
 fn port_key(query: &Query) -> Result<PortKey, QueryError> {

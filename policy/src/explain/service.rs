@@ -8,7 +8,7 @@ use crate::{
         PortKey, PortSpan, ProtocolSlot,
         literal::{PortLiteral, is_literal},
     },
-    set::{NamedPort, PolicySet, Ports},
+    set::{PolicySet, Ports},
 };
 
 /// Flows that one service may stand for.
@@ -159,27 +159,14 @@ fn keys(
 }
 
 fn literal(word: &str) -> Result<Ports, AskError> {
-    match word.parse() {
-        Ok(PortLiteral::Span(span)) => Ok(Ports::spans(vec![span])),
-        Ok(PortLiteral::Any) => Ok(Ports::Any),
-        Err(error) => {
-            let named = |name: &str| name.starts_with(|first: char| first.is_ascii_alphabetic());
-            match word.split_once('/') {
-                Some((protocol, name)) if named(name) => {
-                    let slots = [ProtocolSlot::Tcp, ProtocolSlot::Udp, ProtocolSlot::Sctp];
-                    let slot = slots.into_iter().find(|slot| slot.to_string() == protocol);
-                    Ok(Ports::Of {
-                        spans: Vec::new(),
-                        named: vec![NamedPort {
-                            slot: slot.ok_or(error)?,
-                            name: name.to_owned(),
-                        }],
-                    })
-                }
-                _ => Err(error.into()),
-            }
-        }
-    }
+    Ok(match word.parse()? {
+        PortLiteral::Any => Ports::Any,
+        PortLiteral::Span(span) => Ports::spans(vec![span]),
+        PortLiteral::Named(port) => Ports::Of {
+            spans: Vec::new(),
+            named: vec![port],
+        },
+    })
 }
 
 /// The keys of a span that stand for a flow each: of ICMP the echo request, or one for each type.

@@ -6,9 +6,9 @@ use super::*;
 use crate::{
     PortKey, ProtocolSlot, SourceFile, evaluate,
     explain::service::{AskError, explain_service},
-    lint::tests::world::world,
     parse::parse,
-    set::{OrderedPolicy, OrderedRule, Peers, Ports, SegmentId},
+    set::{LabelSchema, OrderedPolicy, OrderedRule, Peers, Ports, SegmentId},
+    testing::{Scenario, scenario},
 };
 
 const POLICIES: &str = "
@@ -276,6 +276,17 @@ fn a_service_is_explained_port_by_port() {
         assert_eq!(flows(dst, service).unwrap_err().to_string(), refused);
     }
     assert!(matches!(flows("db-1", "tcp/0"), Err(AskError::Literal(_))));
+}
+
+/// Random scenarios, some with a schema that leaves labels out.
+pub(crate) fn world() -> impl Strategy<Value = Scenario> {
+    let schema = prop::option::weighted(0.2, Just("env"));
+    (scenario(), schema).prop_map(|(mut scenario, schema)| {
+        scenario.set.schema = schema.map(|key| LabelSchema {
+            keys: [(key.to_owned(), None)].into(),
+        });
+        scenario
+    })
 }
 
 fn query(flow: &Flow) -> Query {

@@ -1,12 +1,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-pub(crate) mod world;
-
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     Action, Effect, Mode, Verdict, evaluate,
+    explain::tests::world,
     parse::parse,
     set::{Exception, OrderedPolicy, OrderedRule, Peer, Peers, Ports, SegmentId},
 };
@@ -395,7 +394,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_called_needless_can_be_removed(scenario in world::world()) {
+    fn what_is_called_needless_can_be_removed(scenario in world()) {
         let needless = [Kind::NeverMatches, Kind::Covered, Kind::Pointless];
         for inventory in [None, Some(&scenario.inventory)] {
             for warning in lint(&scenario.set, inventory, Timestamp(0)) {
@@ -405,7 +404,7 @@ proptest! {
                 let less = without(&scenario.set, &warning.origin);
                 prop_assert!(less.is_some(), "{} names no rule", warning);
                 let less = less.unwrap();
-                let together = warning.origin.rule.starts_with("exception");
+                let together = scenario.set.exceptions.iter().any(|it| it.origin == warning.origin);
                 for flow in &scenario.flows {
                     let [with, without] = [&scenario.set, &less].map(|set| {
                         effects(&evaluate(set, &scenario.inventory, flow), together)

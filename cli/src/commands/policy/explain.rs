@@ -44,10 +44,11 @@ pub struct Explain {
     /// What for: a port such as tcp/5432 or icmp, or a Service of the policy files
     #[arg(value_name = "PORT|SERVICE")]
     service: String,
-    /// The hosts: YAML or JSON, `hosts: [{name, addresses, labels}]`
+    /// The hosts: YAML or JSON, `hosts: [{name, addresses, labels}]`; not needed with Pods among
+    /// the policies
     #[arg(long, value_name = "FILE")]
-    inventory: PathBuf,
-    /// Policy files, and directories of them
+    inventory: Option<PathBuf>,
+    /// Policy files, Kubernetes manifests, and directories of them
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     policies: Vec<PathBuf>,
     /// List also the rules that are not for the host
@@ -61,8 +62,8 @@ impl Explain {
     /// # Errors
     /// See [`crate::commands::run`].
     pub fn run(&self, format: Format) -> Result<Outcome> {
-        let set = files::policy_set(&self.policies)?;
-        let inventory = files::inventory(&self.inventory)?;
+        let (set, inventory) =
+            files::policies_and_inventory(&self.policies, self.inventory.as_deref())?;
         let written = set.exceptions.len();
         let set = set.at(policy_now());
         let expired = written - set.exceptions.len();
