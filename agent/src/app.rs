@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
+    clock::Clock,
     config::Config,
     control::{Control, first_enrolment},
     denials,
@@ -129,7 +130,9 @@ async fn start(preflight: Preflight) -> Result<Tasks, AgentError> {
     // With the addresses that are known: at boot, enforcement does not wait for a resolver.
     let addresses = controllers.addresses();
     let local = local_tiers(&config, &config_file, addresses.clone());
-    let started = block_in_place(|| EnforcementTask::start(enforcer, Arc::clone(&state), local))?;
+    let started = block_in_place(|| {
+        EnforcementTask::start(enforcer, Arc::clone(&state), local, Clock::of_host())
+    })?;
     systemd::ready();
 
     let spool = SharedSpool::new(spool);

@@ -7,11 +7,12 @@ mod trouble;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use policy::Timestamp;
 use proto::Sha256Digest;
 use tokio::{
     sync::{mpsc, watch},
     task::block_in_place,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -21,9 +22,11 @@ pub use self::beginning::bootstrap_policy;
 pub use self::handle::{Applied, ApplyAnswer, Command, Enforcement, Facts, Gone};
 use self::trouble::{Change, Trouble};
 use crate::{
+    clock::Clock,
     denial_reader::DenialReader,
     enforcer::{EnforceError, Enforcer},
     error::{AgentError, with_causes},
+    exceptions,
     local_tiers::LocalTiers,
     state::{
         StateDir,
@@ -31,7 +34,7 @@ use crate::{
     },
 };
 
-/// How soon a new interface is policed and a new address is claimed.
+/// How soon a new interface is policed, a new address is claimed, and a clock that was set is noticed.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// The task before it runs.
@@ -39,6 +42,7 @@ pub struct EnforcementTask {
     enforcer: Enforcer,
     state: Arc<StateDir>,
     local: LocalTiers,
+    clock: Clock,
     current: Option<Current>,
     commands: mpsc::Receiver<Command>,
     facts: watch::Sender<Facts>,
@@ -50,6 +54,8 @@ pub struct EnforcementTask {
 struct Current {
     policy: EncodedPolicy,
     source: Source,
+    /// Rules that end then or before are left out.
+    last_end: Option<Timestamp>,
 }
 
 /// Where a policy comes from.
@@ -85,6 +91,7 @@ impl EnforcementTask {
         enforcer: Enforcer,
         state: Arc<StateDir>,
         local: LocalTiers,
+        clock: Clock,
     ) -> Result<Started, EnforceError> {
         let (facts, facts_receiver) = watch::channel(Facts::default());
         let (enforcement, commands) = Enforcement::new(facts_receiver);
@@ -92,6 +99,7 @@ impl EnforcementTask {
             enforcer,
             state,
             local,
+            clock,
             current: None,
             commands,
             facts,
@@ -143,9 +151,10 @@ impl EnforcementTask {
         let state = Arc::clone(&self.state);
         let store = PolicyStore::new(&state);
         let staged = source == Source::Controller && log_disk_trouble(store.stage(&policy));
+        let now = self.clock.timestamp();
         let live = self
             .enforcer
-            .apply(policy.policy(), policy.digest(), &self.local)?;
+            .apply(policy.policy(), policy.digest(), &self.local, now)?;
         let on_disk = source == Source::Disk || (staged && log_disk_trouble(store.promote()));
         let applied = Applied {
             digest: policy.digest(),
@@ -153,7 +162,12 @@ impl EnforcementTask {
             generation: live.generation,
         };
         let source = if on_disk { Source::Disk } else { source };
-        self.current = Some(Current { policy, source });
+        let last_end = exceptions::last_end(policy.policy(), now);
+        self.current = Some(Current {
+            policy,
+            source,
+            last_end,
+        });
         let known = (source != Source::Own).then(|| applied.clone());
         self.facts.send_modify(|facts| facts.applied = known);
         Ok(applied)
@@ -167,9 +181,13 @@ impl EnforcementTask {
         let mut look = interval(LOOK_AGAIN);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let end = self.until_next_end();
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
-                _ = look.tick() => block_in_place(|| self.attach_and_look()),
+                _ = look.tick() => block_in_place(|| self.look_after()),
+                () = sleep(end.unwrap_or_default()), if end.is_some() => {
+                    block_in_place(|| self.look_after());
+                }
                 command = self.commands.recv() => match command {
                     Some(command) => block_in_place(|| self.obey(command)),
                     None => return Ok(()),
@@ -222,25 +240,54 @@ impl EnforcementTask {
     fn set_local_tiers(&mut self, local: LocalTiers) -> Result<(), EnforceError> {
         let before = std::mem::replace(&mut self.local, local);
         // Without a policy in hand they come in with the next one.
-        let Some(Current { policy, source }) = self.current.take() else {
+        let installed = self.install_again();
+        if installed.is_err() {
+            self.local = before;
+        }
+        installed
+    }
+
+    fn install_again(&mut self) -> Result<(), EnforceError> {
+        let Some(Current { policy, source, .. }) = &self.current else {
             return Ok(());
         };
-        if let Err(error) = self.install(policy.clone(), source) {
-            self.local = before;
-            self.current = Some(Current { policy, source });
-            return Err(error);
+        self.install(policy.clone(), *source).map(|_| ())
+    }
+
+    /// Enforces the same policy without the exceptions that have ended since it was last applied.
+    fn end_exceptions(&mut self) -> Result<(), EnforceError> {
+        let now = self.clock.timestamp();
+        let Some(Current {
+            policy, last_end, ..
+        }) = &self.current
+        else {
+            return Ok(());
+        };
+        let ended = exceptions::last_end(policy.policy(), now);
+        if ended == *last_end {
+            return Ok(());
         }
+        let exceptions = exceptions::ended_since(policy.policy(), *last_end, ended).join(", ");
+        self.install_again()?;
+        info!(exceptions, "what they allowed is cut: they have ended");
         Ok(())
     }
 
-    fn attach_and_look(&mut self) {
+    fn until_next_end(&mut self) -> Option<Duration> {
+        let now = self.clock.now();
+        let policy = self.current.as_ref()?.policy.policy();
+        exceptions::until_next_end(policy, now)
+    }
+
+    fn look_after(&mut self) {
+        let ended = self.end_exceptions();
         let attached = self.enforcer.attach().map(|interfaces| {
             if !interfaces.is_empty() {
                 info!(?interfaces, "interfaces are policed");
             }
         });
         let looked = self.look_around();
-        self.note(attached.and(looked));
+        self.note(ended.and(attached).and(looked));
     }
 
     /// Tells the others what is found, and the kernel when this host has other addresses. Addresses that
@@ -293,3 +340,6 @@ fn log_disk_trouble(result: Result<(), crate::state::StateError>) -> bool {
     }
     result.is_ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,11 +6,12 @@ use std::{
 };
 
 use datapath::{Reason, layout::Counter};
-use policy::{HostPolicy, classify::TooLarge};
+use policy::{HostPolicy, Timestamp, classify::TooLarge};
 
 use crate::{
     denial_reader::DenialReader,
     error::with_causes,
+    exceptions,
     interfaces::{self, Interface, Survey, Unfit},
     kernel::{self, Attachment, Events, Hooking, KernelError, Maps, Programs},
     local_tiers::LocalTiers,
@@ -149,8 +150,8 @@ impl Enforcer {
         Ok(self.maps.live()?.map(live_of))
     }
 
-    /// Makes a policy the one that is enforced, with the host's own rules, by one flip. When it is
-    /// already, nothing is written.
+    /// Makes a policy the one that is enforced, with the host's own rules and without those that have
+    /// ended by `now`, by one flip. When it is already, nothing is written.
     ///
     /// # Errors
     /// The flip was not made: nothing changed for any packet. What fails after the flip is logged;
@@ -160,13 +161,17 @@ impl Enforcer {
         policy: &HostPolicy,
         digest: [u8; 32],
         local: &LocalTiers,
+        now: Timestamp,
     ) -> Result<Live, EnforceError> {
-        let merged = local.merge(policy);
+        let mut merged = local.merge(policy);
+        exceptions::leave_out_ended(&mut merged, now);
+        let last_end = exceptions::last_end(policy, now).unwrap_or_default();
         let stamp = Stamp {
             revision: policy.revision.0,
             digest,
             // Tables that an agent of another meaning has lowered are not those of this one.
-            local: local.fingerprint() ^ TABLES_VERSION.rotate_right(8),
+            // The last end tells which rules are left out; 0 is never one of a rule in force.
+            local: local.fingerprint() ^ TABLES_VERSION.rotate_right(8) ^ last_end.0,
             report_interval: REPORT_INTERVAL,
         };
         if let Some(settings) = self.maps.live()?
@@ -208,7 +213,7 @@ impl Enforcer {
         tracing::info!(
             revision = policy.revision.0,
             generation = next,
-            rules = policy.rules.len(),
+            rules = merged.rules.len(),
             peers = after.peers.len(),
             operations = operations.len(),
             "policy applied"
@@ -367,4 +372,4 @@ fn counters_of(reasons: Vec<(Reason, Counter)>) -> Counters {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

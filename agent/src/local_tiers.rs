@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::{IpNet, Ipv6Net};
 use policy::{
-    Direction, Effect, HostPolicy, Mode, Origin, PeerMatch, PortSpan, ProtocolSlot, Rule, Tier,
+    Action, Direction, HostPolicy, Mode, Origin, PeerMatch, PortSpan, ProtocolSlot, Rule, Tier,
     host_policy::SubnetMatch,
 };
 
@@ -58,7 +58,7 @@ impl LocalTiers {
                     Tier::Lifeline,
                     "controller",
                     Direction::Egress,
-                    Effect::Allow,
+                    Action::Allow,
                     peers,
                     ports,
                 )
@@ -74,7 +74,7 @@ impl LocalTiers {
                 Tier::Lifeline,
                 "controller",
                 Direction::Ingress,
-                Effect::Allow,
+                Action::Allow,
                 PeerMatch::Any,
                 ports(ProtocolSlot::Tcp, [controller.port()]),
             )
@@ -85,7 +85,7 @@ impl LocalTiers {
                 Tier::Failsafe,
                 "operators",
                 Direction::Ingress,
-                Effect::Allow,
+                Action::Allow,
                 of_subnets(self.failsafe_subnets.iter().copied()),
                 ports(ProtocolSlot::Tcp, self.failsafe_tcp_ports.iter().copied()),
             ));
@@ -95,7 +95,7 @@ impl LocalTiers {
                 Tier::AntiSpoofing,
                 "own-addresses",
                 Direction::Ingress,
-                Effect::Deny,
+                Action::Deny,
                 of_subnets(self.own_addresses.iter().copied().map(IpNet::from)),
                 Vec::new(),
             ));
@@ -112,7 +112,7 @@ impl LocalTiers {
                 Tier::Lifeline,
                 "dhcp",
                 direction,
-                Effect::Allow,
+                Action::Allow,
                 of_subnets(subnets.iter().copied()),
                 ports(ProtocolSlot::Udp, [port]),
             )
@@ -133,7 +133,7 @@ impl LocalTiers {
         tier: Tier,
         name: &str,
         direction: Direction,
-        effect: Effect,
+        action: Action,
         peers: PeerMatch,
         ports: Vec<PortSpan>,
     ) -> Rule {
@@ -149,11 +149,12 @@ impl LocalTiers {
         Rule {
             direction,
             tier,
-            effect,
+            action,
             mode: Mode::Enforce,
             peers,
             ports,
             log: false,
+            expires: None,
             origin,
         }
     }

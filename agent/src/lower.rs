@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use datapath::layout::{MatrixCell, PAGE_KEYS, PAGES, PortPage, Ruling, page_index};
 use ipnet::IpNet;
 use policy::{
-    Classes, Direction, Effect, HostPolicy, ProtocolSlot, Rule, RuleId, Tier, classify::ClassSpan,
+    Action, Classes, Direction, HostPolicy, ProtocolSlot, Rule, RuleId, Tier, classify::ClassSpan,
 };
 
 /// The meaning of tables. It goes up when [`lower`] or [`policy::classify`] make other tables of the
@@ -84,11 +84,13 @@ fn ruling(rules: &[Rule], id: RuleId) -> Ruling {
         // A rule that is not there would be a bug of `classify`; it denies.
         return Ruling::new(id.0, false).strict();
     };
-    let mut ruling = Ruling::new(id.0, rule.effect == Effect::Allow);
+    let mut ruling = Ruling::new(id.0, rule.action == Action::Allow);
     if rule.log {
         ruling = ruling.logged();
     }
-    if rule.tier < Tier::Policy {
+    // Quarantine and anti-spoofing mean every packet. What operators write of a direction speaks of
+    // who opens: the answers to what was opened the other way are none of it.
+    if rule.tier < Tier::Guardrail {
         ruling = ruling.strict();
     }
     ruling

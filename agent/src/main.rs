@@ -3,6 +3,7 @@
 mod app;
 mod capabilities;
 mod cli;
+mod clock;
 mod config;
 mod control;
 mod denial;
@@ -12,6 +13,7 @@ mod enforcement;
 mod enforcer;
 mod enrol;
 mod error;
+mod exceptions;
 mod interfaces;
 mod kernel;
 mod local_tiers;

@@ -71,7 +71,7 @@ pub struct Stamp {
     pub revision: u64,
     /// SHA-256 of the encoded host policy.
     pub digest: [u8; 32],
-    /// The fingerprint of the host's own rules.
+    /// What the tables come from beside the policy: the host's own rules, and what has ended.
     pub local: u64,
     /// Nanoseconds between two reports of one denied flow.
     pub report_interval: u64,

@@ -68,7 +68,6 @@ impl Controller {
         ca: CertificateAuthority,
         limits: Limits,
     ) -> anyhow::Result<Self> {
-        let known = store.known().await?;
         let source = store.policy().await?;
         let set = policy::parse(&source.files).map_err(|problems| {
             anyhow!(
@@ -78,6 +77,7 @@ impl Controller {
                 source.revision
             )
         })?;
+        let known = store.known(&set).await?;
         let state = State::new(
             known,
             PolicyInForce {

@@ -15,6 +15,7 @@ mod error;
 mod files;
 mod grpc;
 pub mod init;
+mod labels;
 mod model;
 mod publish;
 mod state;

@@ -20,7 +20,7 @@ pub struct Host {
     pub name: HostName,
     /// From the token that it enrolled with.
     pub labels: Labels,
-    /// That of the labels.
+    /// That of those labels that make identity under the policy in force.
     pub identity: Identity,
     /// From the token: addresses that it may claim beside the one it connects from.
     pub address_subnets: Vec<IpNet>,

@@ -63,7 +63,7 @@ pub struct Job {
     pub set: Arc<PolicySet>,
     /// Its number.
     pub revision: Revision,
-    /// Every identity; each host's labels have one.
+    /// Every identity; what of each host's labels makes identity under the set has one.
     pub identities: IdentityTable,
     /// Every host.
     pub hosts: Vec<(HostId, policy::Host)>,
@@ -104,7 +104,7 @@ impl Job {
         let inventory = Inventory {
             hosts: hosts.into_iter().map(|(_, host)| host).collect(),
         };
-        let population = Population::new(&inventory, &mut identities);
+        let population = Population::new(&set, &inventory, &mut identities);
         let mut compilation = Compilation::default();
         for (subject, hosts) in subjects {
             let policy = compile(&set, revision, &population, &subject);

@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod claims;
+mod identities;
 mod names;
 
 /// The policy set that holds now.
@@ -45,7 +46,7 @@ pub struct Session {
 /// The state. Hosts are changed through its methods, which keep its indexes right.
 #[derive(Debug)]
 pub struct State {
-    /// Every identity that was ever given; each host's labels have one.
+    /// Every identity that was ever given; what of each host's labels makes identity has one.
     pub identities: IdentityTable,
     /// By the hash of the secret.
     pub tokens: HashMap<Sha256Digest, Token>,

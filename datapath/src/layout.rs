@@ -336,7 +336,7 @@ impl Ruling {
         Self(self.0 | Self::LOG)
     }
 
-    /// The same, of a tier above policy: a deny that is meant for every packet of its direction, so
+    /// The same, of quarantine or anti-spoofing: a deny that is meant for every packet of its direction, so
     /// that no connection from before the agent is an exception.
     #[must_use]
     pub const fn strict(self) -> Self {

@@ -44,6 +44,12 @@ impl ProtocolSlot {
         }
     }
 
+    /// Whether its keys are ports: TCP, UDP and SCTP.
+    #[must_use]
+    pub const fn has_ports(self) -> bool {
+        matches!(self, Self::Tcp | Self::Udp | Self::Sctp)
+    }
+
     /// The slot that a protocol number (IANA) is judged in.
     #[must_use]
     pub const fn of(protocol: u8) -> Self {

@@ -9,6 +9,8 @@
 
 #[cfg(test)]
 mod agreement;
+pub mod fuzz;
+mod tiers;
 
 use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
 
@@ -82,7 +84,7 @@ const SUBNETS: [&str; 18] = [
     "2001:db8::/32",
 ];
 
-const PORTS: [&str; 22] = [
+const PORTS: [&str; 26] = [
     "any",
     "tcp",
     "tcp/80",
@@ -105,6 +107,19 @@ const PORTS: [&str; 22] = [
     "protocol/47",
     "protocol/40-50",
     "protocol/6",
+    "gre",
+    "tcp/http",
+    "tcp/admin",
+    "udp/dns",
+];
+
+/// Named ports that a host may have, with the numbers that it may give them.
+const NAMED: [(&str, &str); 5] = [
+    ("port:tcp/http", "80"),
+    ("port:tcp/http", "81"),
+    ("port:tcp/admin", "443,1024"),
+    ("port:tcp/admin", "90"),
+    ("port:udp/dns", "53"),
 ];
 
 const KEYS: [(ProtocolSlot, &[u16]); 6] = [
@@ -129,7 +144,7 @@ const LABELS: [(&str, &str); 5] = [
     ("env", "dev"),
 ];
 
-/// Random scenarios with up to 6 segments, 3 services, 5 policies, 6 hosts and 24 flows.
+/// Random scenarios with up to 6 segments, 3 services, 5 policies, all other kinds, 6 hosts and 24 flows.
 pub fn scenario() -> impl Strategy<Value = Scenario> {
     (policies(), inventory()).prop_flat_map(|(yaml, inventory)| {
         flows(&inventory).prop_map(move |flows| {
@@ -152,8 +167,9 @@ pub fn scenario() -> impl Strategy<Value = Scenario> {
 pub fn policies() -> impl Strategy<Value = String> {
     (vec(segment(), 1..=6), vec(ports(), 0..=3)).prop_flat_map(|(segments, services)| {
         let (segment_count, service_count) = (segments.len(), services.len());
-        vec(policy(segment_count, service_count), 0..=5).prop_map(move |policies| {
-            let mut yaml = String::new();
+        let policies = vec(policy(segment_count, service_count), 0..=5);
+        (policies, tiers::documents(segment_count)).prop_map(move |(policies, tiers)| {
+            let mut yaml = tiers;
             let mut document = |kind: &str, name: String, body: &str| {
                 let head = format!("---\napiVersion: bulkhead/v1\nkind: {kind}\nname: {name}\n");
                 yaml.push_str(&head);
@@ -194,20 +210,38 @@ fn ports() -> impl Strategy<Value = Vec<&'static str>> {
 }
 
 fn labels(least: usize) -> BoxedStrategy<Labels> {
-    let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
     subsequence(LABELS.to_vec(), least..=3)
-        .prop_map(move |labels| labels.into_iter().map(owned).collect())
+        .prop_map(owned_labels)
         .boxed()
 }
 
+fn owned_labels(labels: Vec<(&str, &str)>) -> Labels {
+    let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    labels.into_iter().map(owned).collect()
+}
+
 fn segment() -> BoxedStrategy<String> {
-    let matching = labels(1).prop_map(|labels| {
-        let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}: {v}")).collect();
-        format!("match: {{ {} }}\n", labels.join(", "))
+    let matching = vec(test(), 1..=2).prop_map(|tests| {
+        let tests: BTreeMap<&str, String> = tests.into_iter().collect();
+        let tests: Vec<String> = tests.iter().map(|(k, t)| format!("{k}: {t}")).collect();
+        format!("match: {{ {} }}\n", tests.join(", "))
     });
+    let matching = matching.boxed();
     let subnets = some_of(SUBNETS, 3).prop_map(|nets| format!("subnets: [{}]\n", quoted(&nets)));
     let both = (matching.clone(), subnets.clone()).prop_map(|(a, b)| a + &b);
     proptest::prop_oneof![3 => matching, 2 => subnets, 1 => both].boxed()
+}
+
+/// A label's key and what a selector requires of it.
+fn test() -> impl Strategy<Value = (&'static str, String)> {
+    let tier = || some_of(["web", "app", "db"], 2);
+    let list = |values: Vec<&str>| format!("[{}]", values.join(", "));
+    proptest::prop_oneof![
+        4 => select(LABELS.to_vec()).prop_map(|(key, value)| (key, value.to_owned())),
+        2 => tier().prop_map(move |values| ("tier", list(values))),
+        1 => tier().prop_map(move |values| ("tier", format!("{{ not: {} }}", list(values)))),
+        1 => any::<bool>().prop_map(|exists| ("env", format!("{{ exists: {exists} }}"))),
+    ]
 }
 
 fn quoted(items: &[&str]) -> String {
@@ -296,7 +330,12 @@ fn subnet_peer() -> impl Strategy<Value = String> {
 /// Random inventories of 1 to 6 hosts with up to 3 addresses each.
 pub fn inventory() -> impl Strategy<Value = Inventory> {
     let addresses = Just(ADDRESSES.to_vec()).prop_shuffle();
-    let host = (0usize..=3, labels(0), proptest::bool::weighted(0.15));
+    let named = subsequence(NAMED.to_vec(), 0..=2).prop_map(owned_labels);
+    let labels = (labels(0), named).prop_map(|(mut labels, named)| {
+        labels.extend(named);
+        labels
+    });
+    let host = (0usize..=3, labels, proptest::bool::weighted(0.15));
     (addresses, vec(host, 1..=6)).prop_map(|(addresses, hosts)| {
         let mut free = addresses.into_iter().map(address);
         let hosts = hosts

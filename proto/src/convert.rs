@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use policy::{Direction, Effect, Mode, ProtocolSlot, Tier};
+use policy::{Action, Direction, Mode, ProtocolSlot, Tier};
 
 use crate::v1;
 
@@ -103,7 +103,7 @@ macro_rules! convert_enum {
 }
 
 convert_enum!(Direction, "direction", Ingress, Egress);
-convert_enum!(Effect, "effect", Allow, Deny);
+convert_enum!(Action, "action", Allow, Deny, Pass);
 convert_enum!(Mode, "mode", Enforce, Observe);
 convert_enum!(
     Tier,
@@ -112,7 +112,10 @@ convert_enum!(
     Quarantine,
     Failsafe,
     AntiSpoofing,
+    Guardrail,
+    Exception,
     Policy,
+    Baseline,
     Default
 );
 convert_enum!(

@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod check;
 mod command;
+mod fuzz;
 mod setup;
 
 use std::{
@@ -50,6 +52,17 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Fuzz the policy parser and compiler from the committed corpus
+    Fuzz(fuzz::Fuzz),
+    /// Build optimised and measure how fast it is: medians of several rounds
+    Bench {
+        /// What to measure
+        #[arg(default_value = "policy")]
+        subject: bench::Subject,
+        /// A JSON object a line: bench, name, value, unit, rounds
+        #[arg(long)]
+        json: bool,
+    },
     /// Formatting, clippy, dependency direction, house rules, licences
     Check,
 }
@@ -60,6 +73,8 @@ fn main() -> ExitCode {
         Verb::Build { release } => build(release),
         Verb::Demo { arguments } => demo(&arguments),
         Verb::Test { arguments } => test(&arguments),
+        Verb::Fuzz(fuzz) => setup::ensure(Purpose::Build).and_then(|()| fuzz.run()),
+        Verb::Bench { subject, json } => bench::run(subject, json),
         Verb::Check => check::run(),
     };
     match result {
@@ -108,7 +123,12 @@ fn test(arguments: &[OsString]) -> Result<()> {
             .arg("--no-fail-fast")
             .arg("--")
             .args(arguments),
-    )
+    )?;
+    // With names to filter by, only those are asked for.
+    if arguments.is_empty() {
+        fuzz::Fuzz::in_tests().run()?;
+    }
+    Ok(())
 }
 
 fn require_root(verb: &str) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use policy::{
-    Direction, Effect, HostPolicy, Identity, Mode, Origin, PeerMatch, Revision, Rule, Tier,
+    Action, Direction, HostPolicy, Identity, Mode, Origin, PeerMatch, Revision, Rule, Tier,
 };
 use proto::Sha256Digest;
 use tracing::{error, info, warn};
@@ -17,26 +17,27 @@ use crate::{
 /// What a host enforces that has never had a policy: everything is allowed, and says so.
 #[must_use]
 pub fn bootstrap_policy() -> HostPolicy {
-    own_policy(Effect::Allow, "default")
+    own_policy(Action::Allow, "default")
 }
 
 /// What a host enforces whose policy is lost: it may have been in quarantine, so nothing is allowed
 /// but what the host adds on its own account, the way to the controllers and the failsafe.
 #[must_use]
 pub fn closed_policy() -> HostPolicy {
-    own_policy(Effect::Deny, "policy-lost")
+    own_policy(Action::Deny, "policy-lost")
 }
 
-fn own_policy(effect: Effect, rule: &str) -> HostPolicy {
+fn own_policy(action: Action, rule: &str) -> HostPolicy {
     let origin = Arc::new(Origin::unwritten(rule));
     let rules = Direction::ALL.map(|direction| Rule {
         direction,
         tier: Tier::Default,
-        effect,
+        action,
         mode: Mode::Enforce,
         peers: PeerMatch::Any,
         ports: Vec::new(),
         log: false,
+        expires: None,
         origin: Arc::clone(&origin),
     });
     HostPolicy {
@@ -231,10 +232,10 @@ mod tests {
         let (own, policy) = merged
             .rules
             .split_at(merged.rules.len() - policy.rules.len());
-        assert!(own.iter().all(|rule| rule.effect == Effect::Allow));
+        assert!(own.iter().all(|rule| rule.action == Action::Allow));
         for tier in [Tier::Lifeline, Tier::Failsafe] {
             assert!(own.iter().any(|rule| rule.tier == tier), "{tier}");
         }
-        assert!(policy.iter().all(|rule| rule.effect == Effect::Deny));
+        assert!(policy.iter().all(|rule| rule.action == Action::Deny));
     }
 }

@@ -10,7 +10,7 @@ use std::{collections::HashMap, net::IpAddr};
 use datapath::{Direction, Verdict, decide, memory::MemoryTables};
 use etherparse::PacketBuilder;
 use policy::{
-    Effect, Mode, PortKey, ProtocolSlot, Revision,
+    Action, Effect, Mode, PortKey, ProtocolSlot, Revision,
     evaluate::{Flow, evaluate},
     testing::{Scenario, scenario},
 };
@@ -26,11 +26,14 @@ use crate::plan::{memory, tests::policies};
 mod attaching;
 mod flips;
 
+/// Before every end: all rules are in force.
+const DAWN: Timestamp = Timestamp(0);
+
 /// A BPF file system of the test's own.
-struct Bpffs(tempfile::TempDir);
+pub struct Bpffs(tempfile::TempDir);
 
 impl Bpffs {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         mount(
             "bpf",
@@ -47,7 +50,7 @@ impl Bpffs {
         self.0.path().join("bulkhead").join("v1")
     }
 
-    fn enforcer(&self) -> Enforcer {
+    pub fn enforcer(&self) -> Enforcer {
         Enforcer::open(self.options()).unwrap()
     }
 
@@ -63,6 +66,14 @@ impl Bpffs {
 impl Drop for Bpffs {
     fn drop(&mut self) {
         let _ = unmount(self.0.path(), UnmountFlags::DETACH);
+    }
+}
+
+impl Enforcer {
+    /// Whether a connection from elsewhere may be opened, as the kernel judges it.
+    pub fn lets_in(&mut self) -> bool {
+        let verdict = self.programs.test_run(Direction::Ingress, &syn()).unwrap();
+        verdict == Verdict::Pass
     }
 }
 
@@ -169,7 +180,7 @@ fn evaluation_the_datapath_in_memory_and_the_kernel_agree() {
             let local = LocalTiers::default();
             // `apply` adds the host's own rules; they are in already, and add nothing twice.
             let live = enforcer
-                .apply(&policies[host], [*counts.2; 32], &local)
+                .apply(&policies[host], [*counts.2; 32], &local, DAWN)
                 .unwrap();
             let merged = local.merge(&policies[host]);
             let tables = in_memory(&merged);
@@ -225,15 +236,16 @@ fn in_memory(merged: &HostPolicy) -> MemoryTables {
 }
 
 /// A policy of one rule for each direction.
-fn uniform(effect: Effect) -> HostPolicy {
+fn uniform(action: Action) -> HostPolicy {
     let rule = |direction| policy::Rule {
         direction,
         tier: policy::Tier::Policy,
-        effect,
+        action,
         mode: Mode::Enforce,
         peers: policy::PeerMatch::Any,
         ports: Vec::new(),
         log: false,
+        expires: None,
         origin: std::sync::Arc::new(policy::Origin {
             rule: "everything".into(),
             file: "all.yaml".into(),
@@ -268,7 +280,12 @@ fn a_denial_arrives_with_its_rule_and_its_file() {
     let bpffs = Bpffs::new();
     let mut enforcer = bpffs.enforcer();
     let live = enforcer
-        .apply(&uniform(Effect::Deny), [1; 32], &LocalTiers::default())
+        .apply(
+            &uniform(Action::Deny),
+            [1; 32],
+            &LocalTiers::default(),
+            DAWN,
+        )
         .unwrap();
     let mut denials = enforcer.denials().unwrap();
     assert_eq!(
@@ -303,14 +320,17 @@ fn a_denial_arrives_with_its_rule_and_its_file() {
 #[test]
 fn pins_are_adopted_as_they_are_and_the_same_policy_is_not_applied_twice() {
     let bpffs = Bpffs::new();
-    let policy = uniform(Effect::Allow);
+    let policy = uniform(Action::Allow);
     let local = LocalTiers::default();
-    let first = bpffs.enforcer().apply(&policy, [1; 32], &local).unwrap();
+    let first = bpffs
+        .enforcer()
+        .apply(&policy, [1; 32], &local, DAWN)
+        .unwrap();
     let mut second = bpffs.enforcer();
     assert_eq!(second.live().unwrap(), Some(first));
-    assert_eq!(second.apply(&policy, [1; 32], &local).unwrap(), first);
+    assert_eq!(second.apply(&policy, [1; 32], &local, DAWN).unwrap(), first);
     let third = second
-        .apply(&uniform(Effect::Deny), [2; 32], &local)
+        .apply(&uniform(Action::Deny), [2; 32], &local, DAWN)
         .unwrap();
     assert_eq!(third.generation, first.generation + 1);
     let inspection = Enforcer::inspect(&bpffs.pin_dir()).unwrap().unwrap();
@@ -322,7 +342,12 @@ fn detach_leaves_nothing_behind() {
     let bpffs = Bpffs::new();
     bpffs
         .enforcer()
-        .apply(&uniform(Effect::Allow), [1; 32], &LocalTiers::default())
+        .apply(
+            &uniform(Action::Allow),
+            [1; 32],
+            &LocalTiers::default(),
+            DAWN,
+        )
         .unwrap();
     assert_eq!(
         Enforcer::detach(&bpffs.pin_dir()).unwrap(),

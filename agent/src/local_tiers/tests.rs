@@ -25,11 +25,12 @@ fn denying_in(tier: Tier, local: &LocalTiers) -> HostPolicy {
     let rule = |direction| Rule {
         direction,
         tier,
-        effect: Effect::Deny,
+        action: Action::Deny,
         mode: Mode::Enforce,
         peers: PeerMatch::Any,
         ports: Vec::new(),
         log: false,
+        expires: None,
         origin: Arc::new(Origin::unwritten("everything")),
     };
     local.merge(&HostPolicy {
@@ -54,7 +55,7 @@ fn allowed_by(
         .iter()
         .find(|rule| rule.matches(direction, peer, None, PortKey { slot, key }))
         .unwrap();
-    (rule.effect == Effect::Allow).then_some(rule.tier)
+    (rule.action == Action::Allow).then_some(rule.tier)
 }
 
 use Direction::{Egress, Ingress};

@@ -20,7 +20,7 @@ use crate::{
 /// What each host of a scenario enforces, its own rules included.
 pub fn policies(scenario: &Scenario) -> Vec<HostPolicy> {
     let mut identities = IdentityTable::default();
-    let population = Population::new(&scenario.inventory, &mut identities);
+    let population = Population::new(&scenario.set, &scenario.inventory, &mut identities);
     let hosts = scenario.inventory.hosts.iter();
     hosts
         .map(|host| {

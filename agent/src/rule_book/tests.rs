@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use datapath::layout::Ruling;
-use policy::{Effect, Identity, Mode, PeerMatch, Rule};
+use policy::{Action, Identity, Mode, PeerMatch, Rule};
 
 use super::*;
 
@@ -36,14 +36,15 @@ fn logged<T>(work: impl FnOnce() -> T) -> (T, String) {
 
 /// Rules 0 and 1, in lines 10 and 11 of a file of this revision.
 fn policy(revision: u64) -> HostPolicy {
-    let rule = |line: u32, effect| Rule {
+    let rule = |line: u32, action| Rule {
         direction: Direction::Ingress,
         tier: Tier::Policy,
-        effect,
+        action,
         mode: Mode::Enforce,
         peers: PeerMatch::Any,
         ports: Vec::new(),
-        log: effect == Effect::Allow,
+        log: action == Action::Allow,
+        expires: None,
         origin: Arc::new(Origin {
             rule: format!("db-ingress/ingress[{line}]"),
             file: format!("policies/{revision}.yaml"),
@@ -53,7 +54,7 @@ fn policy(revision: u64) -> HostPolicy {
     HostPolicy {
         revision: Revision(revision),
         identity: Identity::FIRST,
-        rules: vec![rule(10, Effect::Allow), rule(11, Effect::Deny)],
+        rules: vec![rule(10, Action::Allow), rule(11, Action::Deny)],
         addresses: Default::default(),
     }
 }

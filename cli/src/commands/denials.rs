@@ -35,11 +35,11 @@ Examples:
 The arrow points the way the denied packet went; the port is the one it was sent to. A reason
 that ends in `(staged)`: the packet passed, and enforcing what is observed would have denied it.";
 
-const HEADERS: [&str; 9] = [
-    "TIME", "HOST", "DIR", "PEER", "PORT", "PACKETS", "REASON", "RULE", "PLACE",
+const HEADERS: [&str; 10] = [
+    "TIME", "HOST", "DIR", "PEER", "PORT", "PACKETS", "REASON", "TIER", "RULE", "PLACE",
 ];
 /// What rows of a followed table usually need, in characters.
-const WIDTHS: [usize; 9] = [20, 10, 3, 15, 10, 7, 8, 20, 20];
+const WIDTHS: [usize; 10] = [20, 10, 3, 15, 10, 7, 8, 9, 20, 20];
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -206,7 +206,7 @@ async fn print_each(
 }
 
 impl DenialLine {
-    fn row(&self) -> [String; 9] {
+    fn row(&self) -> [String; 10] {
         let staged = if self.staged { " (staged)" } else { "" };
         let (arrow, port) = match self.direction {
             Direction::Ingress => ("<-", self.local_port),
@@ -227,6 +227,7 @@ impl DenialLine {
             },
             self.packets.to_string(),
             format!("{}{staged}", self.reason),
+            self.tier.to_string(),
             self.origin.rule.clone(),
             place(&self.origin),
         ]

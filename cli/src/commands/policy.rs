@@ -3,6 +3,7 @@
 mod apply;
 mod check;
 mod eval;
+mod import;
 mod reach;
 
 use clap::Subcommand;
@@ -15,6 +16,8 @@ pub enum Command {
     Apply(apply::Apply),
     /// Answer whether flows pass, offline, with the rule that decides on each side
     Eval(eval::Eval),
+    /// Read the policy of another system and write it as Bulkhead files, offline
+    Import(import::Import),
     /// Show which host can reach which on what, offline and exact
     Reach(reach::Reach),
 }

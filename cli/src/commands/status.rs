@@ -28,6 +28,11 @@ struct StatusLine {
     revision: u64,
     policies: u32,
     segments: u32,
+    guardrails: u32,
+    exceptions: u32,
+    exceptions_ended: u32,
+    baselines: u32,
+    assertions: u32,
     hosts: u32,
     hosts_connected: u32,
     hosts_in_sync: u32,
@@ -59,13 +64,32 @@ impl Status {
 }
 
 impl StatusLine {
+    /// What else is in force, where there is any.
+    fn other_kinds(&self) -> String {
+        let ended = match self.exceptions_ended {
+            0 => String::new(),
+            ended => format!(" ({ended} ended)"),
+        };
+        [
+            (self.guardrails, "guardrail", ""),
+            (self.exceptions, "exception", ended.as_str()),
+            (self.baselines, "baseline", ""),
+            (self.assertions, "assertion", ""),
+        ]
+        .into_iter()
+        .filter(|(number, ..)| *number > 0)
+        .map(|(number, noun, more)| format!(", {}{more}", count(number as usize, noun)))
+        .collect()
+    }
+
     fn print(&self, out: &mut impl Write) -> io::Result<()> {
         let revision = match self.revision {
             0 => "no policy yet".to_owned(),
             revision => format!(
-                "revision {revision}: {}, {}",
+                "revision {revision}: {}, {}{}",
                 count(self.segments as usize, "segment"),
-                count(self.policies as usize, "policy")
+                count(self.policies as usize, "policy"),
+                self.other_kinds()
             ),
         };
         writeln!(out, "controller       {}", self.controller_version)?;
@@ -102,12 +126,22 @@ impl From<StatusResponse> for StatusLine {
             security_events,
             policies,
             segments,
+            guardrails,
+            exceptions,
+            exceptions_ended,
+            baselines,
+            assertions,
         } = status;
         Self {
             controller_version,
             revision,
             policies,
             segments,
+            guardrails,
+            exceptions,
+            exceptions_ended,
+            baselines,
+            assertions,
             hosts,
             hosts_connected,
             hosts_in_sync,

@@ -219,6 +219,11 @@ impl Operators for Scripted {
             revision: 7,
             hosts: 3,
             hosts_connected: 2,
+            segments: 3,
+            policies: 1,
+            guardrails: 1,
+            exceptions: 2,
+            exceptions_ended: 1,
             ..StatusResponse::default()
         })
     }

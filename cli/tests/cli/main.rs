@@ -6,6 +6,7 @@ mod applying;
 mod controller;
 mod credentials;
 mod evaluating;
+mod importing;
 mod offline;
 mod online;
 mod run;

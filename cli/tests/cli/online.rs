@@ -260,6 +260,12 @@ fn status_is_short() {
         done.stdout.contains("hosts            3: 2 connected"),
         "{done:?}"
     );
+    assert!(
+        done.stdout.contains(
+            "policy           revision 7: 3 segments, 1 policy, 1 guardrail, 2 exceptions (1 ended)\n"
+        ),
+        "{done:?}"
+    );
     assert_eq!(
         controller.run(&["status", "-o", "json"]).json()[0]["revision"],
         7

@@ -60,6 +60,14 @@ fn staged_outbound() -> HostDenial {
     denial
 }
 
+fn by_a_guardrail() -> HostDenial {
+    let mut denial = denial();
+    let inner = denial.denial.as_mut().unwrap();
+    inner.tier = Tier::Guardrail.into();
+    inner.origin.as_mut().unwrap().rule = "tenants/ingress[0]".into();
+    denial
+}
+
 fn follow(controller: &Controller, more: &[&str]) -> Child {
     command(&["denials", "--follow"])
         .args(more)
@@ -73,7 +81,7 @@ fn follow(controller: &Controller, more: &[&str]) -> Child {
 #[test]
 fn every_denial_is_listed_with_its_peer_and_its_rule() {
     let controller = Controller::start(Script {
-        denials: vec![denial(), staged_outbound()],
+        denials: vec![denial(), staged_outbound(), by_a_guardrail()],
         ..Script::default()
     });
     let done = controller.run(&[
@@ -87,9 +95,10 @@ fn every_denial_is_listed_with_its_peer_and_its_rule() {
     ]);
     assert_eq!(done.code, 0, "{done:?}");
     let expected = "\
-TIME                  HOST  DIR  PEER    PORT      PACKETS  REASON           RULE                PLACE
-2023-11-14T22:13:20Z  db-1  <-   web-1   tcp/5432  3        policy           db-ingress/ingress  policies/db.yaml:5
-2023-11-14T22:13:20Z  db-1  ->   fd00::9  icmpv6   3        policy (staged)  default             -
+TIME                  HOST  DIR  PEER    PORT      PACKETS  REASON           TIER       RULE                PLACE
+2023-11-14T22:13:20Z  db-1  <-   web-1   tcp/5432  3        policy           policy     db-ingress/ingress  policies/db.yaml:5
+2023-11-14T22:13:20Z  db-1  ->   fd00::9  icmpv6   3        policy (staged)  default    default             -
+2023-11-14T22:13:20Z  db-1  <-   web-1   tcp/5432  3        policy           guardrail  tenants/ingress[0]  policies/db.yaml:5
 ";
     let columns = |text: &str| {
         text.lines()

@@ -10,6 +10,7 @@ use super::Controller;
 use crate::{
     ca::{HOST_LIFE, Validity},
     error::{Error, Result},
+    labels,
     model::{Host, Report, Token, unix_now},
 };
 
@@ -24,7 +25,7 @@ impl Controller {
     /// Makes a token, for an operator.
     ///
     /// # Errors
-    /// When labels, name, subnets or validity are not ones.
+    /// When labels, name, subnets or validity are not ones, or the label schema has no such labels.
     pub async fn create_token(
         &self,
         operator: &str,
@@ -72,6 +73,10 @@ impl Controller {
             used_by: None,
         };
         let mut state = self.lock().await;
+        let schema = state.policy.set.schema.as_ref();
+        if let Some(objection) = labels::objection(schema, &token.labels) {
+            return Err(Error::Invalid(objection));
+        }
         self.store.add_token(&token).await?;
         let expires_unix = token.expires_unix;
         tracing::info!(operator, labels = ?token.labels, "token created");
@@ -85,7 +90,7 @@ impl Controller {
     /// Takes a host in: its token buys a certificate, once.
     ///
     /// # Errors
-    /// When the token is not good, the name is taken, or the signing request is not one; the token
+    /// When the token is not good, the name is taken, its labels are outside the label schema, or the signing request is not one; the token
     /// is then not used up.
     pub async fn enrol(
         &self,
@@ -122,6 +127,13 @@ impl Controller {
         }
         let name = token.host_name.clone().unwrap_or(HostName(host_name));
         check_host(Some(&name), &token.labels)?;
+        // The token may be older than the schema.
+        let set = &state.policy.set;
+        if let Some(objection) = labels::objection(set.schema.as_ref(), &token.labels) {
+            return Err(Error::Invalid(format!(
+                "the labels of this token cannot be given any more: {objection}; {ASK}"
+            )));
+        }
         let predecessor = state.host_named(&name.0);
         if predecessor.is_some() && token.host_name.is_none() {
             return Err(Error::Taken(format!(
@@ -131,10 +143,11 @@ impl Controller {
         }
         let id = HostId(rand::random());
         let certificate_chain_pem = self.certify(id, &csr_pem)?;
+        let identity_labels = set.identity_labels(&token.labels);
         let mut identities = state.identities.clone();
         let host = Host {
             id,
-            identity: identities.assign(&token.labels),
+            identity: identities.assign(&identity_labels),
             name: name.clone(),
             labels: token.labels.clone(),
             address_subnets: token.address_subnets.clone(),
@@ -146,7 +159,7 @@ impl Controller {
             quarantine: predecessor.and_then(|host| host.quarantine.clone()),
             report: Report::default(),
         };
-        self.store.enrol(&host, &key).await?;
+        self.store.enrol(&host, &identity_labels, &key).await?;
 
         tracing::info!(host = %name, %id, identity = %host.identity, replaces = predecessor.is_some(), "enrolled");
         state.identities = identities;

@@ -1,14 +1,18 @@
 //! What operators do.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+};
 
-use policy::{Revision, SourceFile};
+use policy::{PolicySet, Revision, SourceFile, Timestamp, set::OrderedPolicy};
 use proto::{Sha256Digest, convert::address_to_bytes, v1};
 
 use super::{Controller, compile};
 use crate::{
     error::{Error, Result},
-    model::{Host, PolicyFiles},
+    labels,
+    model::{Host, PolicyFiles, unix_now},
     publish::{Compilation, Job},
     state::{PolicyInForce, State},
 };
@@ -53,7 +57,8 @@ impl Controller {
             }
         };
         let revision = Revision(in_force.0 + 1);
-        let job = Job::new(Arc::clone(&set), revision, &state.identities, state.hosts());
+        let identified = state.identified(&set);
+        let job = Job::new(Arc::clone(&set), revision, &identified.table, state.hosts());
         let compilation = compile(job).await?;
         if !compilation.unfit.is_empty() {
             tracing::info!(operator, "policy refused: it does not fit");
@@ -68,9 +73,12 @@ impl Controller {
             });
         }
         let source = PolicyFiles { revision, files };
-        self.store.add_policy(&source, operator).await?;
+        self.store
+            .add_policy(&source, &identified.new, operator)
+            .await?;
         tracing::info!(operator, %revision, hosts_changed, "policy applied");
-        state.policy = PolicyInForce { source, set };
+        warn_outside_schema(&state, &set);
+        state.put_in_force(PolicyInForce { source, set }, identified);
         state.unfit.clear();
         state.publisher.publish(compilation);
         Ok(v1::ApplyPolicyResponse {
@@ -163,6 +171,9 @@ impl Controller {
         let hosts = |filter: &dyn Fn(&Host) -> bool| {
             count(state.hosts().filter(|host| filter(host)).count())
         };
+        let set = &state.policy.set;
+        let now = Timestamp(unix_now());
+        let ended = set.exceptions.iter().filter(|it| it.expires <= now).count();
         let lost: u64 = state.hosts().map(|host| host.report.denials_lost).sum();
         Ok(v1::StatusResponse {
             controller_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -174,10 +185,33 @@ impl Controller {
             denials_kept: denials.kept,
             denials_lost: lost + denials.given_up,
             security_events: self.security_events.load(Ordering::Relaxed),
-            policies: count(state.policy.set.policies.len()),
-            segments: count(state.policy.set.segments.len()),
+            policies: count(set.policies.len()),
+            segments: count(set.segments.len()),
+            guardrails: count(names(&set.guardrails).count()),
+            exceptions: count(set.exceptions.len()),
+            exceptions_ended: count(ended),
+            baselines: count(names(&set.baselines).count()),
+            assertions: count(set.assertions.len()),
         })
     }
+}
+
+/// Says which hosts have labels that the schema of a set does not know: they keep them.
+fn warn_outside_schema(state: &State, set: &PolicySet) {
+    let mut outside = state.hosts().filter_map(|host| {
+        let objection = labels::objection(set.schema.as_ref(), &host.labels)?;
+        Some((&host.name, objection))
+    });
+    if let Some((host, objection)) = outside.next() {
+        let more = outside.count();
+        tracing::warn!(%host, more, "a host has labels from before the label schema: {objection}");
+    }
+}
+
+/// The names of guardrails or baselines, each once: one Isolation stands for several.
+fn names(policies: &[OrderedPolicy]) -> impl Iterator<Item = &str> {
+    let names: BTreeSet<&str> = policies.iter().map(|policy| policy.name.as_str()).collect();
+    names.into_iter()
 }
 
 /// The newest policy that was compiled for a host.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use policy::{HostName, Identity, IdentityTable, Labels};
+use policy::{HostName, Identity, IdentityTable, Labels, PolicySet};
 use proto::{Sha256Digest, spiffe::HostId};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
@@ -28,8 +28,8 @@ pub struct Known {
 }
 
 impl Store {
-    /// Reads identities, tokens and hosts.
-    pub async fn known(&self) -> Result<Known, StoreError> {
+    /// Reads identities, tokens and hosts, as the policy in force sees them.
+    pub async fn known(&self, set: &PolicySet) -> Result<Known, StoreError> {
         let forgotten = signed(unix_now().saturating_sub(REMEMBER_TOKENS));
         sqlx::query("DELETE FROM tokens WHERE expires_unix < ?")
             .bind(forgotten)
@@ -51,7 +51,7 @@ impl Store {
             .fetch_all(&self.reader)
             .await?
             .iter()
-            .map(|row| host_from_row(row, &mut identities))
+            .map(|row| host_from_row(row, set, &mut identities))
             .collect::<Result<_, _>>()?;
         Ok(Known {
             identities,
@@ -75,15 +75,16 @@ impl Store {
         Ok(())
     }
 
-    /// In one transaction: keeps the identity, uses the token up, and keeps the host in place of
-    /// one that may have its name.
-    pub async fn enrol(&self, host: &Host, token: &Sha256Digest) -> Result<(), StoreError> {
+    /// In one transaction: keeps the identity, which stands for these labels, uses the token up, and
+    /// keeps the host in place of one that may have its name.
+    pub async fn enrol(
+        &self,
+        host: &Host,
+        identity_labels: &Labels,
+        token: &Sha256Digest,
+    ) -> Result<(), StoreError> {
         let mut transaction = self.writer.begin().await?;
-        sqlx::query("INSERT INTO identities VALUES (?, ?) ON CONFLICT DO NOTHING")
-            .bind(host.identity.0)
-            .bind(json(&host.labels)?)
-            .execute(&mut *transaction)
-            .await?;
+        add_identity(&mut transaction, host.identity, identity_labels).await?;
         let used = sqlx::query(
             "UPDATE tokens SET used_by = ? WHERE secret_sha256 = ? AND used_by IS NULL",
         )
@@ -159,6 +160,20 @@ impl Store {
     }
 }
 
+/// Keeps what an identity stands for, unless it is kept already.
+pub(super) async fn add_identity(
+    connection: &mut SqliteConnection,
+    identity: Identity,
+    labels: &Labels,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO identities VALUES (?, ?) ON CONFLICT DO NOTHING")
+        .bind(identity.0)
+        .bind(json(labels)?)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 async fn set_column(
     connection: &mut SqliteConnection,
     sql: &'static str,
@@ -194,13 +209,17 @@ fn token_from_row(row: &SqliteRow) -> Result<Token, StoreError> {
     })
 }
 
-fn host_from_row(row: &SqliteRow, identities: &mut IdentityTable) -> Result<Host, StoreError> {
+fn host_from_row(
+    row: &SqliteRow,
+    set: &PolicySet,
+    identities: &mut IdentityTable,
+) -> Result<Host, StoreError> {
     let labels = from_json(row.try_get("labels")?, "labels")?;
     Ok(Host {
         id: HostId(array(row.try_get("id")?, "a host id")?),
         name: HostName(row.try_get("name")?),
-        // Its enrolment has kept one.
-        identity: identities.assign(&labels),
+        // Its enrolment has kept one, or the apply that brought the label schema in force.
+        identity: identities.assign(&set.identity_labels(&labels)),
         labels,
         address_subnets: from_json(row.try_get("address_subnets")?, "subnets")?,
         addresses: from_json(row.try_get("addresses")?, "addresses")?,

@@ -1,10 +1,13 @@
 //! Policy sets, by revision. Old ones are kept.
 
-use policy::{Revision, SourceFile};
+use std::collections::BTreeMap;
+
+use policy::{Identity, Labels, Revision, SourceFile};
 use sqlx::Row as _;
 
 use super::{
     Store, StoreError,
+    hosts::add_identity,
     values::{from_json, json, signed, unsigned},
 };
 use crate::model::{PolicyFiles, unix_now};
@@ -28,10 +31,11 @@ impl Store {
         })
     }
 
-    /// Keeps a new policy set.
+    /// In one transaction: keeps a new policy set, and the identities that its label schema makes.
     pub async fn add_policy(
         &self,
         policy: &PolicyFiles,
+        identities: &BTreeMap<Identity, Labels>,
         applied_by: &str,
     ) -> Result<(), StoreError> {
         let files: Vec<_> = policy
@@ -39,13 +43,17 @@ impl Store {
             .iter()
             .map(|file| (&file.path, &file.content))
             .collect();
+        let mut transaction = self.writer.begin().await?;
+        for (identity, labels) in identities {
+            add_identity(&mut transaction, *identity, labels).await?;
+        }
         sqlx::query("INSERT INTO revisions VALUES (?, ?, ?, ?)")
             .bind(signed(policy.revision.0))
             .bind(applied_by)
             .bind(signed(unix_now()))
             .bind(json(&files)?)
-            .execute(&self.writer)
+            .execute(&mut *transaction)
             .await?;
-        Ok(())
+        Ok(transaction.commit().await?)
     }
 }

@@ -1,8 +1,12 @@
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
-use policy::{HostName, IdentityTable, Revision, SourceFile};
+use policy::{HostName, IdentityTable, Labels, PolicySet, Revision, SourceFile};
 use proto::{spiffe::HostId, v1};
 use tempfile::TempDir;
 
@@ -48,7 +52,10 @@ fn host(number: u8, name: &str) -> Host {
 async fn enrolled(store: &Store, number: u8, name: &str) -> Host {
     store.add_token(&token(number)).await.unwrap();
     let host = host(number, name);
-    store.enrol(&host, &[number; 32]).await.unwrap();
+    store
+        .enrol(&host, &host.labels, &[number; 32])
+        .await
+        .unwrap();
     host
 }
 
@@ -78,12 +85,15 @@ async fn what_was_kept_is_there_after_a_restart() {
         revision: Revision(1),
         files: vec![file],
     };
-    store.add_policy(&policy, "ann").await.unwrap();
+    store
+        .add_policy(&policy, &BTreeMap::new(), "ann")
+        .await
+        .unwrap();
     // As after a crash: not closed, the log not folded in.
     drop(store);
 
     let store = Store::open(&path).await.unwrap();
-    let known = store.known().await.unwrap();
+    let known = store.known(&PolicySet::default()).await.unwrap();
     assert_eq!(known.hosts, [host]);
     let used = Token {
         used_by: Some(HostName("web-1".into())),
@@ -98,8 +108,19 @@ async fn what_was_kept_is_there_after_a_restart() {
 async fn a_token_is_used_once_also_in_the_store() {
     let (_dir, _path, store) = new_store().await;
     enrolled(&store, 1, "web-1").await;
-    store.enrol(&host(2, "web-2"), &[1; 32]).await.unwrap_err();
-    assert_eq!(store.known().await.unwrap().hosts.len(), 1);
+    store
+        .enrol(&host(2, "web-2"), &Labels::new(), &[1; 32])
+        .await
+        .unwrap_err();
+    assert_eq!(
+        store
+            .known(&PolicySet::default())
+            .await
+            .unwrap()
+            .hosts
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]

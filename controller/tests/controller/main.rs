@@ -14,5 +14,6 @@ mod policies;
 mod process;
 mod quarantine;
 mod restart;
+mod schema;
 mod site;
 mod trust;

@@ -1,6 +1,6 @@
 //! From an apply to an ack.
 
-use policy::{Effect, Identity, PeerMatch, Revision};
+use policy::{Action, Identity, PeerMatch, Revision};
 use proto::v1::{self, agent_message::Message as Up};
 use tonic::Code;
 
@@ -25,7 +25,7 @@ async fn an_applied_policy_reaches_each_host_and_its_ack_comes_back() {
     let allow = policy
         .rules
         .iter()
-        .find(|rule| rule.effect == Effect::Allow)
+        .find(|rule| rule.action == Action::Allow)
         .unwrap();
     assert_eq!(allow.origin.file, "policy.yaml");
     let web_identity = Identity(site.host("web-1").await.identity);
@@ -123,7 +123,7 @@ async fn the_empty_set_takes_a_policy_back() {
     let (policy, _) = stream
         .apply_until(|policy| policy.revision == Revision(2))
         .await;
-    assert!(policy.rules.iter().all(|rule| rule.effect == Effect::Allow));
+    assert!(policy.rules.iter().all(|rule| rule.action == Action::Allow));
 }
 
 #[tokio::test]

@@ -25,14 +25,13 @@ pub(super) struct Peers {
     pub list_of_rule: Vec<Option<u32>>,
     /// Lists by number, sorted; the signature 0 is empty: that of the world.
     pub signatures: Vec<Vec<u32>>,
-    /// The signature of each exact address.
-    pub addresses: BTreeMap<IpAddr, u32>,
-    /// The signature of each subnet, outside of the longer ones in it.
-    pub subnets: BTreeMap<IpNet, u32>,
+    /// The signature of each exact address; sorted.
+    pub addresses: Vec<(IpAddr, u32)>,
+    /// The signature of each subnet, outside of the longer ones in it; sorted.
+    pub subnets: Vec<(IpNet, u32)>,
 }
 
 /// One prefix that some list or the address book names.
-#[derive(Default)]
 struct Prefix {
     identity: Option<Identity>,
     edges: Vec<Edge>,
@@ -89,24 +88,7 @@ impl Peers {
             }
         }
 
-        let mut prefixes: BTreeMap<IpNet, Prefix> = BTreeMap::new();
-        for (matched, SubnetMatch { subnet, except }) in (0..).zip(matches.items()) {
-            let edge = Edge {
-                matched,
-                is_hole: false,
-            };
-            prefixes.entry(subnet.trunc()).or_default().edges.push(edge);
-            for hole in except {
-                let edge = Edge {
-                    matched,
-                    is_hole: true,
-                };
-                prefixes.entry(hole.trunc()).or_default().edges.push(edge);
-            }
-        }
-        for (address, identity) in &policy.addresses {
-            prefixes.entry((*address).into()).or_default().identity = Some(*identity);
-        }
+        let prefixes = prefixes(policy, matches.items());
         TooLarge::check("peers", prefixes.len(), limits::MAX_PEERS)?;
 
         let mut walk = Walk {
@@ -129,6 +111,40 @@ impl Peers {
     }
 }
 
+/// Every prefix that a rule or the address book names, sorted: those around others come first.
+fn prefixes(policy: &HostPolicy, matches: &[&SubnetMatch]) -> Vec<(IpNet, Prefix)> {
+    let mut edges: BTreeMap<IpNet, Vec<Edge>> = BTreeMap::new();
+    for (matched, SubnetMatch { subnet, except }) in (0..).zip(matches) {
+        let mut cross = |prefix: &IpNet, is_hole| {
+            let edge = Edge { matched, is_hole };
+            edges.entry(prefix.trunc()).or_default().push(edge);
+        };
+        cross(subnet, false);
+        except.iter().for_each(|hole| cross(hole, true));
+    }
+    let mut prefixes = Vec::with_capacity(edges.len() + policy.addresses.len());
+    let mut edges = edges.into_iter().peekable();
+    for (address, identity) in &policy.addresses {
+        let net = IpNet::from(*address);
+        let mut prefix = Prefix {
+            identity: Some(*identity),
+            edges: Vec::new(),
+        };
+        while let Some((other, edges)) = edges.next_if(|(other, _)| *other <= net) {
+            if other == net {
+                prefix.edges = edges;
+            } else {
+                let identity = None;
+                prefixes.push((other, Prefix { identity, edges }));
+            }
+        }
+        prefixes.push((net, prefix));
+    }
+    let identity = None;
+    prefixes.extend(edges.map(|(net, edges)| (net, Prefix { identity, edges })));
+    prefixes
+}
+
 struct Walk {
     /// Of each subnet match.
     states: Vec<State>,
@@ -144,12 +160,12 @@ struct Walk {
     with_identity: HashMap<(u32, Identity), u32>,
 }
 
-type Found = (BTreeMap<IpAddr, u32>, BTreeMap<IpNet, u32>);
+type Found = (Vec<(IpAddr, u32)>, Vec<(IpNet, u32)>);
 
 impl Walk {
     /// Visits every prefix, those around it before it.
-    fn run(&mut self, prefixes: &BTreeMap<IpNet, Prefix>) -> Result<Found, TooLarge> {
-        let (mut addresses, mut subnets) = (BTreeMap::new(), BTreeMap::new());
+    fn run(&mut self, prefixes: &[(IpNet, Prefix)]) -> Result<Found, TooLarge> {
+        let (mut addresses, mut subnets) = (Vec::new(), Vec::new());
         let mut around: Vec<(&IpNet, &Prefix, u32)> = Vec::new();
         for (net, prefix) in prefixes {
             while let Some((_, left, _)) = around.pop_if(|(outer, ..)| !outer.contains(net)) {
@@ -167,9 +183,9 @@ impl Walk {
                 signature = self.signature_with(signature, identity)?;
             }
             if net.prefix_len() == net.max_prefix_len() {
-                addresses.insert(net.addr(), signature);
+                addresses.push((net.addr(), signature));
             } else {
-                subnets.insert(*net, signature);
+                subnets.push((*net, signature));
             }
         }
         Ok((addresses, subnets))

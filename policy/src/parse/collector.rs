@@ -64,6 +64,11 @@ impl<'a> Collector<'a> {
         self.found.len() >= MAX_PROBLEMS
     }
 
+    /// Whether nothing was reported yet.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
     pub fn file(&self, place: Place) -> &'a SourceFile {
         &self.files[place.file]
     }

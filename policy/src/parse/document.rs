@@ -1,39 +1,62 @@
 //! Documents as authors write them, checked one by one; names are not resolved yet.
 
+mod assertion;
+mod exception;
+mod isolation;
+mod ordered;
 mod policy;
+mod schema;
 
 use ipnet::IpNet;
 
-use crate::{
-    inventory::Labels,
-    parse::{
-        collector::{Collector, quote},
-        fields::{Fields, Word, filled_list, kind_of},
-        ports::{self, PortWord},
-        suggest::{did_you_mean, one_of},
-        values,
-        yaml::{Node, Value},
-    },
-    selector::Selector,
+use crate::parse::{
+    collector::{Collector, quote},
+    fields::{Fields, Word, filled_list, kind_of},
+    ports::{self, PortWord},
+    selector::{self, SelectorDocument},
+    suggest::{did_you_mean, one_of},
+    values,
+    yaml::{Node, Value},
 };
 
+pub(crate) use assertion::AssertionDocument;
+pub(crate) use exception::ExceptionDocument;
+pub(crate) use isolation::IsolationDocument;
+pub(crate) use ordered::{OrderedDocument, OrderedRuleDocument, Priority};
 pub(crate) use policy::{PeerWord, PolicyDocument, RuleDocument, SideDocument};
+pub(crate) use schema::SchemaDocument;
 
 const API_VERSION: &str = "bulkhead/v1";
-const KINDS: [&str; 3] = ["Segment", "Service", "Policy"];
+const KINDS: [&str; 9] = [
+    "Segment",
+    "Service",
+    "Policy",
+    "Guardrail",
+    "Baseline",
+    "Isolation",
+    "Exception",
+    "Assertion",
+    "LabelSchema",
+];
 
 /// One document. Parts with mistakes, already reported, are missing from it.
 pub(crate) enum Document {
     Segment(SegmentDocument),
     Service(ServiceDocument),
     Policy(PolicyDocument),
+    Guardrail(OrderedDocument),
+    Baseline(OrderedDocument),
+    Isolation(IsolationDocument),
+    Exception(ExceptionDocument),
+    Assertion(AssertionDocument),
+    LabelSchema(SchemaDocument),
     /// Cannot be read, but names something that others may refer to.
     Broken(String),
 }
 
 pub(crate) struct SegmentDocument {
     pub name: Word,
-    pub selector: Selector,
+    pub selector: SelectorDocument,
     pub subnets: Vec<IpNet>,
 }
 
@@ -48,12 +71,23 @@ fn is_inventory(node: &Node) -> bool {
     has(node, "hosts") && !has(node, "apiVersion") && !has(node, "kind")
 }
 
+/// Whether an `apiVersion` is one of Kubernetes or of what extends it: `v1`, `apps/v1`, ...
+fn is_kubernetes(version: &str) -> bool {
+    version == "v1"
+        || ["apps/", "batch/"]
+            .iter()
+            .any(|group| version.starts_with(group))
+        || [".k8s.io/", "projectcalico.org/"]
+            .iter()
+            .any(|group| version.contains(group))
+}
+
 /// Whether a document is meant as policy, right or wrong.
 pub(crate) fn is_policy(node: &Node) -> bool {
     !has(node, "hosts") && has(node, "apiVersion") && has(node, "kind")
 }
 
-fn has(node: &Node, name: &str) -> bool {
+pub(crate) fn has(node: &Node, name: &str) -> bool {
     let Value::Map(entries) = &node.value else {
         return false;
     };
@@ -83,6 +117,16 @@ pub(crate) fn read(node: &Node, problems: &mut Collector<'_>) -> Option<Document
             "a document needs a field `apiVersion`",
             format!("write `apiVersion: {API_VERSION}`"),
         ),
+        Some(version) if is_kubernetes(&version.text) => {
+            // Once, and nothing of what each of its fields is not.
+            problems.report_help(
+                version.place,
+                "this is a Kubernetes manifest, not Bulkhead policy",
+                "`bulkhead policy import --from kubernetes` writes it as Bulkhead policy"
+                    .to_owned(),
+            );
+            return None;
+        }
         Some(version) if version.text != API_VERSION => problems.report_help(
             version.place,
             format!("there is no apiVersion {}", quote(&version.text)),
@@ -99,6 +143,12 @@ pub(crate) fn read(node: &Node, problems: &mut Collector<'_>) -> Option<Document
         "Segment" => segment(node, problems).map(Document::Segment),
         "Service" => service(node, problems).map(Document::Service),
         "Policy" => policy::read(node, problems).map(Document::Policy),
+        "Guardrail" => ordered::read(node, "a Guardrail", problems).map(Document::Guardrail),
+        "Baseline" => ordered::read(node, "a Baseline", problems).map(Document::Baseline),
+        "Isolation" => isolation::read(node, problems).map(Document::Isolation),
+        "Exception" => exception::read(node, problems).map(Document::Exception),
+        "Assertion" => assertion::read(node, problems).map(Document::Assertion),
+        "LabelSchema" => schema::read(node, problems).map(Document::LabelSchema),
         other => {
             let help = did_you_mean(other, KINDS)
                 .unwrap_or_else(|| format!("the kinds are {}", one_of(&KINDS)));
@@ -114,7 +164,7 @@ pub(crate) fn read(node: &Node, problems: &mut Collector<'_>) -> Option<Document
 }
 
 /// A word of a mapping, before the mapping's kind is known.
-fn scalar_field(node: &Node, name: &str) -> Option<Word> {
+pub(crate) fn scalar_field(node: &Node, name: &str) -> Option<Word> {
     let Value::Map(entries) = &node.value else {
         return None;
     };
@@ -146,21 +196,13 @@ fn segment(node: &Node, problems: &mut Collector<'_>) -> Option<SegmentDocument>
             format!("{} is a reserved word", quote(&name.text)),
         );
     }
-    let labels = fields.get("match").map(|field| {
-        let labels = values::labels(field.node, "`match`", problems);
-        if labels.as_ref().is_some_and(Labels::is_empty) {
-            problems.report_help(
-                field.node.place,
-                "an empty `match` would match every workload",
-                "name at least one label, or leave the field out".to_owned(),
-            );
-        }
-        labels.unwrap_or_default()
-    });
+    let selector = fields
+        .get("match")
+        .map(|field| selector::read(field.node, problems).unwrap_or_default());
     let subnets = fields
         .get("subnets")
         .map(|field| values::subnets(field.node, problems));
-    if labels.is_none() && subnets.is_none() {
+    if selector.is_none() && subnets.is_none() {
         problems.report_help(
             fields.place,
             "a Segment needs `match`, or `subnets`, or both",
@@ -169,7 +211,7 @@ fn segment(node: &Node, problems: &mut Collector<'_>) -> Option<SegmentDocument>
     }
     Some(SegmentDocument {
         name: name?,
-        selector: Selector::from(&labels.unwrap_or_default()),
+        selector: selector.unwrap_or_default(),
         subnets: subnets.unwrap_or_default(),
     })
 }

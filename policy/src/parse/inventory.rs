@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    inventory::{Host, HostName, Inventory},
+    inventory::{Host, HostName, Inventory, Labels, PORT_SCOPE},
     parse::{
         self,
         collector::{Collector, quote},
         document,
-        fields::{Fields, boolean, list},
+        fields::{Fields, Word, boolean, kind_of, list, word},
         values,
-        yaml::Node,
+        yaml::{Node, Value},
     },
     problem::Problems,
+    service::{
+        PortSpan,
+        literal::{PortLiteral, is_port_name},
+    },
     source::SourceFile,
 };
 
@@ -58,6 +62,61 @@ struct Reader<'f> {
 }
 
 impl Reader<'_> {
+    /// Named ports, `{ http: tcp/8080 }`, as the labels that stand for them.
+    fn ports(&mut self, node: &Node) -> Labels {
+        let Value::Map(entries) = &node.value else {
+            self.problems.report_help(
+                node.place,
+                format!("`ports` is a mapping of names, not {}", kind_of(node)),
+                "write { http: tcp/8080, dns: udp/53 }".to_owned(),
+            );
+            return Labels::new();
+        };
+        let mut labels = Labels::new();
+        for (name, port) in entries {
+            let name = word(name, "a port's name", &mut self.problems);
+            let Some(name) = name else { continue };
+            if !is_port_name(&name.text) {
+                let message = format!("{} is not a port's name", quote(&name.text));
+                let help = "use up to 15 lower-case letters, digits and `-`, one letter at least";
+                self.problems
+                    .report_help(name.place, message, help.to_owned());
+            }
+            let numbers = match &port.value {
+                Value::List(items) => items.as_slice(),
+                _ => std::slice::from_ref(port),
+            };
+            for number in numbers {
+                self.port(&name, number, &mut labels);
+            }
+        }
+        labels
+    }
+
+    /// One number of a named port.
+    fn port(&mut self, name: &Word, node: &Node, labels: &mut Labels) {
+        let Some(port) = word(node, "a port", &mut self.problems) else {
+            return;
+        };
+        match port.text.parse() {
+            Ok(PortLiteral::Span(PortSpan { slot, first, last }))
+                if first == last && slot.has_ports() =>
+            {
+                let label = format!("{PORT_SCOPE}{slot}/{}", name.text);
+                let numbers = labels.entry(label).or_default();
+                if !numbers.is_empty() {
+                    numbers.push(',');
+                }
+                numbers.push_str(&first.to_string());
+            }
+            _ => self.problems.report_help(
+                port.place,
+                format!("{} is not one port", quote(&port.text)),
+                "write tcp/8080, udp/53 or sctp/3868".to_owned(),
+            ),
+        }
+    }
+
     fn inventory(&mut self, node: &Node) -> Vec<Host> {
         let Some(fields) = Fields::read(node, "an inventory", &["hosts"], &mut self.problems)
         else {
@@ -73,7 +132,7 @@ impl Reader<'_> {
     }
 
     fn host(&mut self, node: &Node) -> Option<Host> {
-        let known = ["name", "addresses", "labels", "quarantined"];
+        let known = ["name", "addresses", "labels", "ports", "quarantined"];
         let fields = Fields::read(node, "a host", &known, &mut self.problems)?;
         let name = values::host_name(&fields, &mut self.problems);
         if let Some(name) = &name
@@ -85,10 +144,13 @@ impl Reader<'_> {
             );
             self.problems.report(name.place, message);
         }
-        let labels = fields
+        let mut labels = fields
             .get("labels")
             .and_then(|field| values::labels(field.node, "`labels`", &mut self.problems))
             .unwrap_or_default();
+        if let Some(field) = fields.get("ports") {
+            labels.extend(self.ports(field.node));
+        }
         let quarantined = fields
             .get("quarantined")
             .and_then(|field| boolean(field.node, "`quarantined`", &mut self.problems))

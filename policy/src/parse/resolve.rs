@@ -1,5 +1,9 @@
 //! From documents to a policy set: every name is looked up, and no name is taken twice.
 
+mod claims;
+mod ordered;
+mod schema;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -9,7 +13,10 @@ use crate::{
     host_policy::Origin,
     parse::{
         collector::{Collector, quote},
-        document::{Document, PeerWord, PolicyDocument, RuleDocument, SideDocument},
+        document::{
+            AssertionDocument, Document, ExceptionDocument, IsolationDocument, OrderedDocument,
+            PeerWord, PolicyDocument, RuleDocument, SchemaDocument, SegmentDocument, SideDocument,
+        },
         fields::Word,
         ports::PortWord,
         suggest::did_you_mean,
@@ -22,50 +29,31 @@ use crate::{
 
 /// Resolves all documents of all files.
 pub(crate) fn resolve(documents: Vec<Document>, problems: &mut Collector<'_>) -> PolicySet {
-    let mut segments = BTreeMap::new();
-    let mut services = BTreeMap::new();
-    let mut policies = BTreeMap::new();
-    let mut broken = BTreeSet::new();
-    for document in documents {
-        match document {
-            Document::Segment(segment) => {
-                let name = segment.name.clone();
-                let origin = Arc::new(Origin {
-                    rule: name.text.clone(),
-                    file: problems.file(name.place).path.clone(),
-                    line: name.place.line,
-                });
-                let segment = Segment {
-                    name: name.text.clone(),
-                    selector: segment.selector,
-                    subnets: segment.subnets,
-                    origin,
-                };
-                insert(&mut segments, "Segment", name, segment, problems);
-            }
-            Document::Service(service) => {
-                let name = service.name.clone();
-                let ports = ports(&service.ports, |_| None).unwrap_or(Ports::Any);
-                let service = Service {
-                    name: name.text.clone(),
-                    ports,
-                };
-                insert(&mut services, "Service", name, service, problems);
-            }
-            Document::Policy(policy) => {
-                let name = policy.name.clone();
-                insert(&mut policies, "Policy", name, policy, problems);
-            }
-            Document::Broken(name) => {
-                broken.insert(name);
-            }
-        }
-    }
+    let sorted = Sorted::new(documents, problems);
+    let Sorted {
+        segments,
+        services,
+        policies,
+        guardrails,
+        baselines,
+        isolations,
+        exceptions,
+        assertions,
+        schema,
+        broken,
+    } = sorted;
     let segment_ids: BTreeMap<&str, SegmentId> = segments
         .keys()
         .map(String::as_str)
         .zip((0..).map(SegmentId))
         .collect();
+    if let Some((_, schema)) = &schema {
+        schema::check(
+            &schema.schema,
+            segments.values().map(|(_, it)| it),
+            problems,
+        );
+    }
     let mut resolver = Resolver {
         segment_ids,
         services: &services,
@@ -76,11 +64,118 @@ pub(crate) fn resolve(documents: Vec<Document>, problems: &mut Collector<'_>) ->
         .into_values()
         .map(|(_, policy)| resolver.policy(policy))
         .collect();
+    let guardrails = resolver.guardrails(guardrails, isolations);
+    let baselines = resolver.baselines(baselines);
+    let exceptions = exceptions
+        .into_values()
+        .map(|(_, exception)| resolver.exception(exception))
+        .collect();
+    let assertions = assertions
+        .into_values()
+        .map(|(_, assertion)| resolver.assertion(assertion))
+        .collect();
     PolicySet {
         policies,
-        segments: segments.into_values().map(|(_, segment)| segment).collect(),
+        guardrails,
+        baselines,
+        exceptions,
+        assertions,
+        schema: schema.map(|(_, schema)| schema.schema),
+        segments: segments
+            .into_values()
+            .map(|(_, segment)| Segment {
+                origin: Arc::new(Origin {
+                    rule: segment.name.text.clone(),
+                    file: problems.file(segment.name.place).path.clone(),
+                    line: segment.name.place.line,
+                }),
+                name: segment.name.text,
+                selector: segment.selector.selector,
+                subnets: segment.subnets,
+            })
+            .collect(),
         services: services.into_values().map(|(_, service)| service).collect(),
-        ..PolicySet::default()
+    }
+}
+
+/// The documents by kind and name.
+#[derive(Default)]
+struct Sorted {
+    segments: Named<SegmentDocument>,
+    services: Named<Service>,
+    policies: Named<PolicyDocument>,
+    guardrails: Named<OrderedDocument>,
+    baselines: Named<OrderedDocument>,
+    isolations: Named<IsolationDocument>,
+    exceptions: Named<ExceptionDocument>,
+    assertions: Named<AssertionDocument>,
+    schema: Option<(Place, SchemaDocument)>,
+    /// Names in documents that could not be read.
+    broken: BTreeSet<String>,
+}
+
+impl Sorted {
+    /// Reports what is there twice.
+    fn new(documents: Vec<Document>, problems: &mut Collector<'_>) -> Self {
+        let mut all = Self::default();
+        for document in documents {
+            match document {
+                Document::Segment(it) => {
+                    insert(&mut all.segments, "Segment", it.name.clone(), it, problems);
+                }
+                Document::Service(it) => {
+                    let ports = ports(&it.ports, |_| None).unwrap_or(Ports::Any);
+                    let service = Service {
+                        name: it.name.text.clone(),
+                        ports,
+                    };
+                    insert(&mut all.services, "Service", it.name, service, problems);
+                }
+                Document::Policy(it) => {
+                    insert(&mut all.policies, "Policy", it.name.clone(), it, problems);
+                }
+                Document::Guardrail(it) => {
+                    let name = it.name.clone();
+                    insert(&mut all.guardrails, "Guardrail", name, it, problems);
+                }
+                Document::Baseline(it) => {
+                    insert(
+                        &mut all.baselines,
+                        "Baseline",
+                        it.name.clone(),
+                        it,
+                        problems,
+                    );
+                }
+                Document::Isolation(it) => {
+                    let name = it.name.clone();
+                    insert(&mut all.isolations, "Isolation", name, it, problems);
+                }
+                Document::Exception(it) => {
+                    let name = it.name.clone();
+                    insert(&mut all.exceptions, "Exception", name, it, problems);
+                }
+                Document::Assertion(it) => {
+                    let name = it.name.clone();
+                    insert(&mut all.assertions, "Assertion", name, it, problems);
+                }
+                Document::LabelSchema(it) => match &all.schema {
+                    Some((first, _)) => {
+                        let message = format!(
+                            "there is another LabelSchema, in {}",
+                            problems.line_of(*first)
+                        );
+                        let help = "a set has one at most: write all keys in one";
+                        problems.report_help(it.name.place, message, help.to_owned());
+                    }
+                    None => all.schema = Some((it.name.place, it)),
+                },
+                Document::Broken(name) => {
+                    all.broken.insert(name);
+                }
+            }
+        }
+        all
     }
 }
 
@@ -115,6 +210,7 @@ fn ports<'a>(
         match word {
             PortWord::Literal(PortLiteral::Any) => any = true,
             PortWord::Literal(PortLiteral::Span(span)) => spans.push(*span),
+            PortWord::Literal(PortLiteral::Named(port)) => named.push(port.clone()),
             PortWord::Service(word) => match service(word).map(|service| &service.ports) {
                 Some(Ports::Any) => any = true,
                 Some(Ports::Of {
@@ -150,14 +246,40 @@ struct Resolver<'a, 'f> {
 }
 
 impl<'a> Resolver<'a, '_> {
+    /// Segments by their names, sorted, each once.
+    fn segments(&mut self, words: &[Word]) -> Vec<SegmentId> {
+        let mut ids: Vec<SegmentId> = words.iter().filter_map(|it| self.segment(it)).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    fn ports(&mut self, words: Option<&[PortWord]>) -> Ports {
+        match words {
+            None => Ports::Any,
+            Some(words) => ports(words, |word| self.service(word)).unwrap_or(Ports::Any),
+        }
+    }
+
+    fn peers(&mut self, words: Option<Vec<PeerWord>>) -> Peers {
+        let Some(words) = words else {
+            return Peers::Any;
+        };
+        let peer = |word| match word {
+            PeerWord::Segment(word) => self.segment(&word).map(Peer::Segment),
+            PeerWord::Subnet(subnet) => Some(Peer::Subnet(subnet)),
+        };
+        Peers::Of(words.into_iter().filter_map(peer).collect())
+    }
+
+    /// Where a rule of a document stands.
+    fn origin(&self, document: &Word, rule: String, line: u32) -> Arc<Origin> {
+        let file = self.problems.file(document.place).path.clone();
+        Arc::new(Origin { rule, file, line })
+    }
+
     fn policy(&mut self, document: PolicyDocument) -> Policy {
-        let mut applies_to: Vec<SegmentId> = document
-            .applies_to
-            .iter()
-            .filter_map(|word| self.segment(word))
-            .collect();
-        applies_to.sort_unstable();
-        applies_to.dedup();
+        let applies_to = self.segments(&document.applies_to);
         let name = document.name;
         let mut side = |direction, side: Option<_>| Some(self.side(&name, direction, side?));
         Policy {
@@ -170,48 +292,25 @@ impl<'a> Resolver<'a, '_> {
     }
 
     fn side(&mut self, policy: &Word, direction: Direction, document: SideDocument) -> Side {
-        let file = self.problems.file(policy.place).path.clone();
-        let rule = format!("{}/{direction}", policy.text);
+        let name = format!("{}/{direction}", policy.text);
         let rules = document
             .rules
             .into_iter()
             .map(|document| {
-                let (rule, file) = (format!("{rule}[{}]", document.index), file.clone());
-                let origin = Arc::new(Origin {
-                    rule,
-                    file,
-                    line: document.line,
-                });
+                let rule = format!("{name}[{}]", document.index);
+                let origin = self.origin(policy, rule, document.line);
                 self.allow(document, origin)
             })
             .collect();
         Side {
-            origin: Arc::new(Origin {
-                rule,
-                file,
-                line: document.line,
-            }),
+            origin: self.origin(policy, name, document.line),
             rules,
         }
     }
 
     fn allow(&mut self, document: RuleDocument, origin: Arc<Origin>) -> Allow {
-        let peers = match document.peers {
-            None => Peers::Any,
-            Some(words) => Peers::Of(
-                words
-                    .into_iter()
-                    .filter_map(|word| match word {
-                        PeerWord::Segment(word) => self.segment(&word).map(Peer::Segment),
-                        PeerWord::Subnet(subnet) => Some(Peer::Subnet(subnet)),
-                    })
-                    .collect(),
-            ),
-        };
-        let ports = match document.allow {
-            None => Ports::Any,
-            Some(words) => ports(&words, |word| self.service(word)).unwrap_or(Ports::Any),
-        };
+        let peers = self.peers(document.peers);
+        let ports = self.ports(document.allow.as_deref());
         Allow {
             peers,
             ports,

@@ -10,20 +10,21 @@ use crate::{
     parse::{
         collector::{Collector, quote},
         fields::{Fields, Word, filled_list, kind_of, word},
+        selector,
         yaml::{Node, Value},
     },
 };
 
 /// The longest name, label value, and label key after its prefix: as in Kubernetes.
-const MAX_NAME: usize = 63;
+pub(crate) const MAX_NAME: usize = 63;
 /// The longest prefix of a label key.
-const MAX_PREFIX: usize = 253;
+pub(crate) const MAX_PREFIX: usize = 253;
 
 const NAME_HELP: &str =
     "use 1 to 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends";
 
 /// Whether the text is 1 to `longest` letters, digits, `-`, `_` and `.`, the ends letters or digits.
-fn is_name(text: &str, longest: usize) -> bool {
+pub(crate) fn is_name(text: &str, longest: usize) -> bool {
     let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
     bytes.len() <= longest
@@ -73,6 +74,62 @@ pub(crate) fn host_name(fields: &Fields<'_>, problems: &mut Collector<'_>) -> Op
     Some(name)
 }
 
+/// Reports a key of a label that is not well written; `text` is the key without its scope.
+pub(crate) fn check_label_key(text: &str, key: &Word, problems: &mut Collector<'_>) {
+    let (prefix, name) = match text.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, text),
+    };
+    if !is_name(name, MAX_NAME) || prefix.is_some_and(|prefix| !is_name(prefix, MAX_PREFIX)) {
+        problems.report_help(
+            key.place,
+            format!("{} is not a label's key", quote(&key.text)),
+            NAME_HELP.to_owned(),
+        );
+    }
+}
+
+/// Reports a value of a label that is not well written.
+pub(crate) fn check_label_value(value: &Word, problems: &mut Collector<'_>) {
+    if !value.text.is_empty() && !is_name(&value.text, MAX_NAME) {
+        problems.report_help(
+            value.place,
+            format!("{} is not a label's value", quote(&value.text)),
+            NAME_HELP.to_owned(),
+        );
+    }
+}
+
+/// A whole number of a range.
+pub(crate) fn number(
+    node: &Node,
+    what: &str,
+    most: u32,
+    problems: &mut Collector<'_>,
+) -> Option<u32> {
+    let Word { text, place } = word(node, what, problems)?;
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits.then(|| text.parse().ok()).flatten();
+    let number = number.filter(|number| *number <= most);
+    if number.is_none() {
+        let message = format!("{} is not {what}: a number from 0 to {most}", quote(&text));
+        problems.report(place, message);
+    }
+    number
+}
+
+/// One name of a segment, or a list of some.
+pub(crate) fn segments(node: &Node, what: &str, problems: &mut Collector<'_>) -> Vec<Word> {
+    let items = match &node.value {
+        Value::Scalar { .. } => std::slice::from_ref(node),
+        _ => filled_list(node, what, "name at least one segment", problems).unwrap_or_default(),
+    };
+    items
+        .iter()
+        .filter_map(|item| word(item, "a segment", problems))
+        .collect()
+}
+
 /// A mapping of label keys to values.
 pub(crate) fn labels(node: &Node, what: &str, problems: &mut Collector<'_>) -> Option<Labels> {
     let Value::Map(entries) = &node.value else {
@@ -90,24 +147,8 @@ pub(crate) fn labels(node: &Node, what: &str, problems: &mut Collector<'_>) -> O
         let (Some(key), Some(value)) = (key, value) else {
             continue;
         };
-        let (prefix, name) = match key.text.split_once('/') {
-            Some((prefix, name)) => (Some(prefix), name),
-            None => (None, key.text.as_str()),
-        };
-        if !is_name(name, MAX_NAME) || prefix.is_some_and(|prefix| !is_name(prefix, MAX_PREFIX)) {
-            problems.report_help(
-                key.place,
-                format!("{} is not a label's key", quote(&key.text)),
-                NAME_HELP.to_owned(),
-            );
-        }
-        if !value.text.is_empty() && !is_name(&value.text, MAX_NAME) {
-            problems.report_help(
-                value.place,
-                format!("{} is not a label's value", quote(&value.text)),
-                NAME_HELP.to_owned(),
-            );
-        }
+        selector::label_key(&key, problems);
+        check_label_value(&value, problems);
         if labels.insert(key.text.clone(), value.text).is_some() {
             problems.report(
                 key.place,

@@ -5,6 +5,8 @@
 //! tcp   tcp/5432   tcp/8000-8010     likewise udp, sctp; ports 1 to 65535
 //! icmp  icmp/8  icmp/8/0             all, a type, a type and code; likewise icmpv6
 //! icmp/3-4  icmp/3/0-4/7             ranges of these
+//! tcp/http                           the port that the destination calls so; likewise udp, sctp
+//! gre  esp  vrrp  ...                an IP protocol by its name
 //! protocol/47  protocol/50-51        an IP protocol by its number, a range of numbers
 //! ```
 //!
@@ -14,21 +16,26 @@
 use std::str::FromStr;
 
 use super::{PortSpan, ProtocolSlot};
+use crate::set::NamedPort;
 
 /// What one literal stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortLiteral {
     /// Every protocol and port.
     Any,
     /// A run of keys of one protocol.
     Span(PortSpan),
+    /// A port that each destination numbers itself.
+    Named(NamedPort),
 }
 
 /// A literal that stands for nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortLiteralError {
     /// The word before the slash.
-    #[error("there is no protocol `{0}`; use tcp, udp, sctp, icmp, icmpv6 or protocol/NUMBER")]
+    #[error(
+        "there is no protocol `{0}`; use tcp, udp, sctp, icmp, icmpv6, gre, esp, ... or protocol/NUMBER"
+    )]
     Protocol(String),
     /// A port, type, code or number that is not in its range.
     #[error("`{text}` is not {what} from {first} to {last}")]
@@ -66,13 +73,54 @@ pub enum PortLiteralError {
     NumberMissing,
 }
 
+/// Protocols without ports that have a name here, and their numbers (IANA).
+const PROTOCOLS: [(&str, u16); 9] = [
+    ("ah", 51),
+    ("eigrp", 88),
+    ("esp", 50),
+    ("gre", 47),
+    ("igmp", 2),
+    ("ipip", 4),
+    ("ospf", 89),
+    ("pim", 103),
+    ("vrrp", 112),
+];
+
+/// The longest name of a port (RFC 6335).
+const MAX_PORT_NAME: usize = 15;
+
 /// The words that are literals by themselves, and that no service may be named.
 const WORDS: [&str; 7] = ["any", "tcp", "udp", "sctp", "icmp", "icmpv6", "protocol"];
 
 /// Whether a word is meant as a literal and not as the name of a service.
 #[must_use]
 pub fn is_literal(word: &str) -> bool {
-    word.contains('/') || WORDS.contains(&word)
+    word.contains('/') || WORDS.contains(&word) || protocol_by_name(word).is_some()
+}
+
+fn protocol_by_name(word: &str) -> Option<PortSpan> {
+    let known = PROTOCOLS.iter().find(|(name, _)| *name == word);
+    known.map(|(_, number)| PortSpan {
+        slot: ProtocolSlot::Other,
+        first: *number,
+        last: *number,
+    })
+}
+
+/// Whether a text is the name of a port: lower-case letters, digits and `-` between them, at least
+/// one letter, at most 15 (RFC 6335, as Kubernetes has it).
+#[must_use]
+pub fn is_port_name(text: &str) -> bool {
+    let edge = |byte: Option<&u8>| byte.is_some_and(|byte| *byte != b'-');
+    let bytes = text.as_bytes();
+    text.len() <= MAX_PORT_NAME
+        && edge(bytes.first())
+        && edge(bytes.last())
+        && !text.contains("--")
+        && bytes.iter().any(u8::is_ascii_lowercase)
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-')
 }
 
 impl FromStr for PortLiteral {
@@ -83,6 +131,12 @@ impl FromStr for PortLiteral {
             Some((protocol, keys)) => (protocol, Some(keys)),
             None => (text, None),
         };
+        if let Some(span) = protocol_by_name(protocol) {
+            return match keys {
+                None => Ok(Self::Span(span)),
+                Some(_) => Err(PortLiteralError::Parts(text.to_owned())),
+            };
+        }
         let slot = match protocol {
             "any" if keys.is_none() => return Ok(Self::Any),
             "any" => return Err(PortLiteralError::Parts(text.to_owned())),
@@ -105,6 +159,12 @@ impl FromStr for PortLiteral {
                 text: text.to_owned(),
                 instead: example(slot),
             });
+        }
+        if slot.has_ports() && is_port_name(keys) {
+            return Ok(Self::Named(NamedPort {
+                slot,
+                name: keys.to_owned(),
+            }));
         }
         let parts = |end: &str| end.split('/').count();
         let most = match slot {

@@ -8,8 +8,8 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use proptest::prelude::*;
 
 use crate::{
-    Direction, Effect, HostPolicy, IdentityTable, Inventory, Mode, Population, PortKey, PortSpan,
-    ProtocolSlot, Revision, RuleId, check_fit,
+    Action, Direction, Effect, HostPolicy, IdentityTable, Inventory, Mode, Population, PortKey,
+    PortSpan, ProtocolSlot, Revision, Rule, RuleId, check_fit,
     classify::{Cell, classify},
     compile::compile,
     evaluate::{Evidence, Flow, SideVerdict, evaluate},
@@ -23,21 +23,27 @@ use crate::{
 /// The first rules that match, found by asking each.
 fn first_match(host: &HostPolicy, direction: Direction, peer: IpAddr, port: PortKey) -> Cell {
     let identity = host.addresses.get(&peer).copied();
-    let mut matching = (0..)
+    let matching: Vec<(u32, &Rule)> = (0..)
         .zip(&host.rules)
-        .filter(|(_, rule)| rule.matches(direction, peer, identity, port));
-    let (staged, rule) = matching.next().unwrap();
-    let enforced = if rule.mode == Mode::Enforce {
-        staged
-    } else {
-        matching
-            .find(|(_, rule)| rule.mode == Mode::Enforce)
-            .unwrap()
-            .0
+        .filter(|(_, rule)| rule.matches(direction, peer, identity, port))
+        .collect();
+    let first = |staged: bool| {
+        let mut passed = None;
+        for (index, rule) in &matching {
+            let counts = staged || rule.mode == Mode::Enforce;
+            if !counts || passed == Some(rule.tier) {
+                continue;
+            }
+            match rule.action {
+                Action::Pass => passed = Some(rule.tier),
+                Action::Allow | Action::Deny => return RuleId(*index),
+            }
+        }
+        panic!("no rule decides {direction} {peer} {port}");
     };
     Cell {
-        enforced: RuleId(enforced),
-        staged: RuleId(staged),
+        enforced: first(false),
+        staged: first(true),
     }
 }
 

@@ -6,7 +6,9 @@ use std::{
 };
 
 use ipnet::IpNet;
-use policy::{HostPolicy, Identity, Origin, PeerMatch, PortSpan, Revision, Rule, SubnetMatch};
+use policy::{
+    HostPolicy, Identity, Origin, PeerMatch, PortSpan, Revision, Rule, SubnetMatch, Timestamp,
+};
 
 use super::{ConvertError, address_from_bytes, address_to_bytes};
 use crate::v1;
@@ -186,22 +188,24 @@ fn rule_to_wire<'a>(rule: &'a Rule, origins: &mut Origins<'a>) -> v1::Rule {
     let Rule {
         direction,
         tier,
-        effect,
+        action,
         mode,
         peers,
         ports,
         log,
+        expires,
         origin,
     } = rule;
     v1::Rule {
         direction: v1::Direction::from(*direction).into(),
         tier: v1::Tier::from(*tier).into(),
-        effect: v1::Effect::from(*effect).into(),
+        action: v1::Action::from(*action).into(),
         mode: v1::Mode::from(*mode).into(),
         peers: Some(peers.into()),
         ports: ports.iter().map(|&span| span.into()).collect(),
         log: *log,
         origin: origins.index_of(origin),
+        expires_unix: expires.map(|Timestamp(seconds)| seconds),
     }
 }
 
@@ -209,17 +213,18 @@ fn rule_from_wire(rule: v1::Rule, origins: &[Arc<Origin>]) -> Result<Rule, Conve
     let v1::Rule {
         direction,
         tier,
-        effect,
+        action,
         mode,
         peers,
         ports,
         log,
         origin,
+        expires_unix,
     } = rule;
     Ok(Rule {
         direction: v1::Direction::from_field(direction)?,
         tier: v1::Tier::from_field(tier)?,
-        effect: v1::Effect::from_field(effect)?,
+        action: v1::Action::from_field(action)?,
         mode: v1::Mode::from_field(mode)?,
         peers: peers
             .ok_or(ConvertError::Missing("the peer of a rule"))?
@@ -229,6 +234,7 @@ fn rule_from_wire(rule: v1::Rule, origins: &[Arc<Origin>]) -> Result<Rule, Conve
             .map(PortSpan::try_from)
             .collect::<Result<_, _>>()?,
         log,
+        expires: expires_unix.map(Timestamp),
         origin: usize::try_from(origin)
             .ok()
             .and_then(|index| origins.get(index))

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use policy::{HostPolicy, Identity, Origin, PeerMatch, PortSpan, Revision, Rule, SubnetMatch};
+use policy::{
+    HostPolicy, Identity, Origin, PeerMatch, PortSpan, Revision, Rule, SubnetMatch, Timestamp,
+};
 
 use super::*;
 use crate::{DecodeError, decode_host_policy, encode_host_policy, sha256};
@@ -13,10 +15,10 @@ fn sample() -> HostPolicy {
         file: "db.yaml".into(),
         line: 7,
     });
-    let rule = |direction, tier, effect, peers, ports: Vec<_>, origin: &Arc<Origin>| Rule {
+    let rule = |direction, tier, action, peers, ports: Vec<_>, origin: &Arc<Origin>| Rule {
         direction,
         tier,
-        effect,
+        action,
         mode: if ports.is_empty() {
             Mode::Enforce
         } else {
@@ -25,6 +27,7 @@ fn sample() -> HostPolicy {
         peers,
         ports,
         log: true,
+        expires: (tier == Tier::Exception).then_some(Timestamp(1_796_083_200)),
         origin: Arc::clone(origin),
     };
     let lists = PeerMatch::Of {
@@ -55,24 +58,56 @@ fn sample() -> HostPolicy {
         rules: vec![
             rule(
                 Direction::Ingress,
+                Tier::Guardrail,
+                Action::Pass,
+                lists.clone(),
+                ports.clone(),
+                &origin,
+            ),
+            rule(
+                Direction::Ingress,
+                Tier::Exception,
+                Action::Allow,
+                lists.clone(),
+                ports.clone(),
+                &origin,
+            ),
+            rule(
+                Direction::Ingress,
                 Tier::Policy,
-                Effect::Allow,
+                Action::Allow,
+                lists.clone(),
+                ports.clone(),
+                &origin,
+            ),
+            rule(
+                Direction::Ingress,
+                Tier::Policy,
+                Action::Deny,
+                PeerMatch::Any,
+                vec![],
+                &origin,
+            ),
+            rule(
+                Direction::Ingress,
+                Tier::Baseline,
+                Action::Deny,
                 lists,
                 ports,
                 &origin,
             ),
             rule(
                 Direction::Ingress,
-                Tier::Policy,
-                Effect::Deny,
+                Tier::Default,
+                Action::Deny,
                 PeerMatch::Any,
                 vec![],
-                &origin,
+                &default,
             ),
             rule(
                 Direction::Egress,
                 Tier::Default,
-                Effect::Allow,
+                Action::Allow,
                 PeerMatch::Any,
                 vec![],
                 &default,
@@ -133,9 +168,10 @@ fn a_policy_that_leaves_a_flow_without_a_verdict_is_refused() {
 #[test]
 fn what_the_policy_types_cannot_hold_is_refused() {
     type Damage = fn(&mut v1::HostPolicy);
-    let damages: [(&str, Damage); 11] = [
+    let damages: [(&str, Damage); 12] = [
         ("direction", |policy| policy.rules[0].direction = 0),
         ("tier", |policy| policy.rules[0].tier = 99),
+        ("action", |policy| policy.rules[0].action = 4),
         ("no peer", |policy| policy.rules[0].peers = None),
         ("any and a list", |policy| {
             policy.rules[0].peers.as_mut().unwrap().any = true

@@ -6,6 +6,7 @@
 
 mod a_host_that_cannot_enforce_says_why;
 mod a_policy_cannot_lock_the_operator_out;
+mod an_exception_ends_on_time;
 mod an_invalid_policy_never_replaces_a_valid_one;
 mod every_denial_names_its_rule;
 mod installing_the_agent_cuts_only_what_policy_denies;

@@ -39,7 +39,7 @@ fn enforcer(bpffs: &Bpffs, hooking: Hooking, names: &[&str]) -> Enforcer {
     let mut enforcer = Enforcer::open_with(options, hooking).unwrap();
     let local = LocalTiers::default();
     enforcer
-        .apply(&uniform(Effect::Deny), [1; 32], &local)
+        .apply(&uniform(Action::Deny), [1; 32], &local, DAWN)
         .unwrap();
     enforcer
 }

@@ -31,10 +31,10 @@ fn segment([here, there]: [&str; 2], direction: Direction, client: u16, flags: &
 }
 
 /// A policy that says this of what comes in, and lets everything out.
-fn inward(effect: Effect, mode: Mode) -> HostPolicy {
-    let mut policy = uniform(effect);
+fn inward(action: Action, mode: Mode) -> HostPolicy {
+    let mut policy = uniform(action);
     policy.rules[0].mode = mode;
-    policy.rules[1].effect = Effect::Allow;
+    policy.rules[1].action = Action::Allow;
     policy
 }
 
@@ -48,16 +48,16 @@ fn a_flip_ends_established_connections_in_each_direction_on_its_own() {
         for first_after in [Direction::Egress, Direction::Ingress] {
             // A connection of its own each time: what the flip did to another proves nothing.
             let client = 40_000 + u16::from(digest);
-            let mut apply = |enforcer: &mut Enforcer, effect| {
+            let mut apply = |enforcer: &mut Enforcer, action| {
                 digest += 1;
-                let policy = inward(effect, Mode::Enforce);
-                enforcer.apply(&policy, [digest; 32], &local).unwrap();
+                let policy = inward(action, Mode::Enforce);
+                enforcer.apply(&policy, [digest; 32], &local, DAWN).unwrap();
             };
             let run = |enforcer: &mut Enforcer, direction, flags| {
                 let frame = segment(pair, direction, client, flags);
                 enforcer.programs.test_run(direction, &frame).unwrap()
             };
-            apply(&mut enforcer, Effect::Allow);
+            apply(&mut enforcer, Action::Allow);
             for (direction, flags) in [
                 (Direction::Ingress, "S"),
                 (Direction::Egress, "SA"),
@@ -67,7 +67,7 @@ fn a_flip_ends_established_connections_in_each_direction_on_its_own() {
                 let verdict = run(&mut enforcer, direction, flags);
                 assert_eq!(verdict, Verdict::Pass, "{pair:?} {direction:?} {flags}");
             }
-            apply(&mut enforcer, Effect::Deny);
+            apply(&mut enforcer, Action::Deny);
             let verdict = run(&mut enforcer, first_after, "A");
             assert_eq!(verdict, Verdict::Drop, "{pair:?} {first_after:?}");
             let verdict = run(&mut enforcer, first_after, "A");
@@ -81,13 +81,13 @@ fn what_is_staged_passes_and_is_reported_once_for_each_connection() {
     const CONNECTIONS: u16 = 5;
     let bpffs = Bpffs::new();
     let mut enforcer = bpffs.enforcer();
-    let mut policy = inward(Effect::Deny, Mode::Observe);
+    let mut policy = inward(Action::Deny, Mode::Observe);
     let mut allowed = policy.rules[0].clone();
-    allowed.effect = Effect::Allow;
+    allowed.action = Action::Allow;
     allowed.mode = Mode::Enforce;
     policy.rules.push(allowed);
     enforcer
-        .apply(&policy, [1; 32], &LocalTiers::default())
+        .apply(&policy, [1; 32], &LocalTiers::default(), DAWN)
         .unwrap();
     let mut denials = enforcer.denials().unwrap();
     for pair in PAIRS {
@@ -104,9 +104,9 @@ fn what_is_staged_passes_and_is_reported_once_for_each_connection() {
         }
     }
     // The ring keeps order: what comes before this one is all that the staged rule has told.
-    let deny = uniform(Effect::Deny);
+    let deny = uniform(Action::Deny);
     enforcer
-        .apply(&deny, [2; 32], &LocalTiers::default())
+        .apply(&deny, [2; 32], &LocalTiers::default(), DAWN)
         .unwrap();
     let last = segment(PAIRS[0], Direction::Ingress, 50_000, "S");
     enforcer
@@ -135,19 +135,19 @@ fn what_is_staged_passes_and_is_reported_once_for_each_connection() {
 fn what_fails_after_the_flip_does_not_refuse_the_policy() {
     let bpffs = Bpffs::new();
     let mut enforcer = bpffs.enforcer();
-    let policy = uniform(Effect::Deny);
+    let policy = uniform(Action::Deny);
     let none = LocalTiers::default();
     let some = LocalTiers {
         controllers: vec!["10.0.0.9:7443".parse().unwrap()],
         ..none.clone()
     };
-    enforcer.apply(&policy, [1; 32], &some).unwrap();
+    enforcer.apply(&policy, [1; 32], &some, DAWN).unwrap();
     // Its removal after the next flip is going to fail.
     forget_peer(&bpffs.pin_dir(), [10, 0, 0, 9].into());
-    let second = enforcer.apply(&policy, [2; 32], &none).unwrap();
+    let second = enforcer.apply(&policy, [2; 32], &none, DAWN).unwrap();
     assert_eq!(enforcer.live().unwrap(), Some(second));
     // What the maps hold was read again.
-    let third = enforcer.apply(&policy, [3; 32], &some).unwrap();
+    let third = enforcer.apply(&policy, [3; 32], &some, DAWN).unwrap();
     assert_eq!(enforcer.live().unwrap(), Some(third));
     assert_eq!(enforcer.observed, Some(enforcer.maps.observe().unwrap()));
 }
@@ -155,7 +155,7 @@ fn what_fails_after_the_flip_does_not_refuse_the_policy() {
 #[test]
 fn tables_of_an_agent_that_lowered_otherwise_are_written_anew() {
     let bpffs = Bpffs::new();
-    let policy = uniform(Effect::Allow);
+    let policy = uniform(Action::Allow);
     let local = LocalTiers::default();
     let mut enforcer = bpffs.enforcer();
     let merged = local.merge(&policy);
@@ -172,7 +172,10 @@ fn tables_of_an_agent_that_lowered_otherwise_are_written_anew() {
     }
     drop(enforcer);
     let mut enforcer = bpffs.enforcer();
-    let live = enforcer.apply(&policy, [1; 32], &local).unwrap();
+    let live = enforcer.apply(&policy, [1; 32], &local, DAWN).unwrap();
     assert_eq!(live.generation, 2);
-    assert_eq!(enforcer.apply(&policy, [1; 32], &local).unwrap(), live);
+    assert_eq!(
+        enforcer.apply(&policy, [1; 32], &local, DAWN).unwrap(),
+        live
+    );
 }

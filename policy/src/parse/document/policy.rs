@@ -61,7 +61,7 @@ pub(super) fn read(node: &Node, problems: &mut Collector<'_>) -> Option<PolicyDo
     let name = values::name(&fields, "a Policy", problems);
     let applies_to = fields
         .require("appliesTo", "a Policy", problems)
-        .map(|field| applies_to(field.node, problems))
+        .map(|field| values::segments(field.node, "`appliesTo`", problems))
         .unwrap_or_default();
     let mut read_side = |direction| side(&fields, direction, problems);
     let ingress = read_side(Direction::Ingress);
@@ -86,24 +86,7 @@ pub(super) fn read(node: &Node, problems: &mut Collector<'_>) -> Option<PolicyDo
     })
 }
 
-fn applies_to(node: &Node, problems: &mut Collector<'_>) -> Vec<Word> {
-    let items = match &node.value {
-        Value::Scalar { .. } => std::slice::from_ref(node),
-        _ => filled_list(
-            node,
-            "`appliesTo`",
-            "name the segments it selects",
-            problems,
-        )
-        .unwrap_or_default(),
-    };
-    items
-        .iter()
-        .filter_map(|item| word(item, "a segment", problems))
-        .collect()
-}
-
-fn mode(node: &Node, problems: &mut Collector<'_>) -> Option<Mode> {
+pub(super) fn mode(node: &Node, problems: &mut Collector<'_>) -> Option<Mode> {
     let mode = word(node, "`mode`", problems)?;
     match mode.text.as_str() {
         "enforce" => Some(Mode::Enforce),
@@ -200,7 +183,7 @@ fn rule(
     })
 }
 
-fn peer(node: &Node, problems: &mut Collector<'_>) -> Option<PeerWord> {
+pub(super) fn peer(node: &Node, problems: &mut Collector<'_>) -> Option<PeerWord> {
     match &node.value {
         Value::Map(_) => values::subnet_match(node, problems).map(PeerWord::Subnet),
         Value::Scalar {

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use lab::{Expected, Family, HostSpec, Outcome, Service};
 use policy::{
-    Classes, Direction, Effect, Host, HostName, HostPolicy, IdentityTable, Inventory, PolicySet,
+    Action, Classes, Direction, Host, HostName, HostPolicy, IdentityTable, Inventory, PolicySet,
     Population, PortKey, ProtocolSlot, Revision, SourceFile, classify, compile, parse,
 };
 
@@ -34,7 +34,7 @@ fn tables(text: &str, host: &HostSpec) -> Result<Tables> {
         hosts: hosts.to_vec(),
     };
     let mut identities = IdentityTable::default();
-    let population = Population::new(&inventory, &mut identities);
+    let population = Population::new(&set, &inventory, &mut identities);
     let host = inventory
         .host(host.place.name)
         .context("the host is in the inventory")?;
@@ -73,7 +73,7 @@ fn allows(
     );
     let at = row.0 as usize * cell.classes.port_classes as usize + usize::from(column.0);
     let rule = cell.classes.matrix.get(at)?.enforced;
-    Some(cell.policy.rules[rule.0 as usize].effect == Effect::Allow)
+    Some(cell.policy.rules[rule.0 as usize].action == Action::Allow)
 }
 
 #[test]
