@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod assertion;
 pub mod classify;
 pub mod compile;
 pub mod evaluate;
