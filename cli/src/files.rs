@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use policy::{Inventory, Parsed, PolicySet, Problems, SourceFile, parse, parse_mixed};
+use policy::{Inventory, Parsed, PolicySet, Problems, SourceFile, parse_mixed};
 
 use crate::{exit::Failure, output::count};
 
@@ -44,15 +44,6 @@ pub fn policies(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
     read(&found.files)
 }
 
-/// Reads, parses and checks policy files for a command that needs them to be right.
-///
-/// # Errors
-/// What [`policies`] refuses, and every problem in the files, rendered.
-pub fn policy_set(paths: &[PathBuf]) -> Result<PolicySet> {
-    let files = policies(paths)?;
-    parse(&files).map_err(|problems| Failure::refused(render(&problems)).into())
-}
-
 /// Reads an inventory file.
 ///
 /// # Errors
@@ -66,7 +57,8 @@ pub fn inventory(path: &Path) -> Result<Inventory> {
 /// the manifests' pods, the hosts of an inventory, or both.
 ///
 /// # Errors
-/// As [`policy_set`] and [`inventory`]; a name or an address of both; nobody to ask about.
+/// What [`policies`] and [`inventory`] refuse, every problem in the files, rendered, a name or an
+/// address that is in both, and nobody to ask about.
 pub fn policies_and_inventory(
     paths: &[PathBuf],
     inventory: Option<&Path>,
