@@ -26,6 +26,7 @@ pub fn run(cli: &Cli) -> Result<Outcome> {
         Command::Policy(policy::Command::Check(check)) => check.run(format),
         Command::Policy(policy::Command::Eval(eval)) => eval.run(format),
         Command::Policy(policy::Command::Reach(reach)) => reach.run(format),
+        Command::Policy(policy::Command::Schema(schema)) => schema.run(),
         Command::Policy(policy::Command::Apply(apply)) => apply.run(format, connect),
         Command::Hosts(hosts) => online(async { hosts.run(&connect().await?, format).await }),
         Command::Token(token::Command::Create(create)) => {

@@ -16,6 +16,7 @@ pub mod parse;
 pub mod population;
 pub mod problem;
 pub mod reach;
+pub mod schema;
 pub mod selector;
 pub mod service;
 pub mod set;

@@ -4,6 +4,7 @@ mod apply;
 mod check;
 mod eval;
 mod reach;
+mod schema;
 
 use clap::Subcommand;
 
@@ -17,4 +18,6 @@ pub enum Command {
     Eval(eval::Eval),
     /// Show which host can reach which on what, offline and exact
     Reach(reach::Reach),
+    /// Print the JSON Schema of policy files or inventories, for editors
+    Schema(schema::Schema),
 }
