@@ -28,6 +28,7 @@ pub fn run(cli: &Cli) -> Result<Outcome> {
         Command::Policy(policy::Command::Explain(explain)) => explain.run(format),
         Command::Policy(policy::Command::Reach(reach)) => reach.run(format),
         Command::Policy(policy::Command::Import(import)) => import.run(),
+        Command::Policy(policy::Command::Schema(schema)) => schema.run(),
         Command::Policy(policy::Command::Apply(apply)) => apply.run(format, connect),
         Command::Hosts(hosts) => online(async { hosts.run(&connect().await?, format).await }),
         Command::Token(token::Command::Create(create)) => {

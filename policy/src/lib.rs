@@ -22,6 +22,7 @@ pub mod population;
 pub mod problem;
 pub mod reach;
 pub mod render;
+pub mod schema;
 pub mod selector;
 pub mod service;
 pub mod set;

@@ -6,6 +6,7 @@ mod eval;
 mod explain;
 mod import;
 mod reach;
+mod schema;
 
 use clap::Subcommand;
 
@@ -23,4 +24,6 @@ pub enum Command {
     Import(import::Import),
     /// Show which host can reach which on what, offline and exact
     Reach(reach::Reach),
+    /// Print the JSON Schema of policy files or inventories, for editors
+    Schema(schema::Schema),
 }
