@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use policy::{Inventory, PolicySet, Problems, SourceFile, parse};
+use policy::{Inventory, Parsed, PolicySet, Problems, SourceFile, parse, parse_mixed};
 
 use crate::{exit::Failure, output::count};
 
@@ -44,15 +44,6 @@ pub fn policies(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
     read(&found.files)
 }
 
-/// Reads, parses and checks policy files for a command that needs them to be right.
-///
-/// # Errors
-/// What [`policies`] refuses, and every problem in the files, rendered.
-pub fn policy_set(paths: &[PathBuf]) -> Result<PolicySet> {
-    let files = policies(paths)?;
-    parse(&files).map_err(|problems| Failure::refused(render(&problems)).into())
-}
-
 /// Reads an inventory file.
 ///
 /// # Errors
@@ -60,6 +51,32 @@ pub fn policy_set(paths: &[PathBuf]) -> Result<PolicySet> {
 pub fn inventory(path: &Path) -> Result<Inventory> {
     let file = read(&[path.to_owned()])?.remove(0);
     Inventory::parse(&file).map_err(|problems| Failure::refused(render(&problems)).into())
+}
+
+/// Reads policy files, Kubernetes manifests among them, and the workloads that they are asked about:
+/// the manifests' pods, the hosts of an inventory, or both.
+///
+/// # Errors
+/// As [`policies`] and [`inventory`], problems in the policies; a name or an address of both; nobody to ask about.
+pub fn policies_and_inventory(
+    paths: &[PathBuf],
+    inventory: Option<&Path>,
+) -> Result<(PolicySet, Inventory)> {
+    let Parsed {
+        set,
+        inventory: pods,
+    } = parse_mixed(&policies(paths)?).map_err(|problems| Failure::refused(render(&problems)))?;
+    let Some(path) = inventory else {
+        if pods.hosts.is_empty() {
+            let text = "the policies have no Pods among them; name the hosts with --inventory";
+            return Err(Failure::usage(text.to_owned()).into());
+        }
+        return Ok((set, pods));
+    };
+    let all = self::inventory(path)?.join(pods).map_err(|clash| {
+        Failure::refused(format!("joining {} and the Pods: {clash}", path.display()))
+    })?;
+    Ok((set, all))
 }
 
 fn render(problems: &Problems) -> String {

@@ -2,6 +2,7 @@
 //! keys that no rule tells apart share a port class, and one matrix cell holds the verdict of each
 //! pair. This is recursive flow classification (Gupta and McKeown, 1999) with one reduction.
 
+mod cost;
 mod index;
 mod matrix;
 mod peers;
@@ -12,6 +13,8 @@ mod tests;
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
+
+pub use cost::Cost;
 
 use crate::{
     classify::{matrix::Matrix, peers::Peers, ports::Ports},
@@ -189,8 +192,12 @@ pub struct Size {
 /// on its own account, and says how large it is.
 ///
 /// # Errors
-/// As [`classify`], with the limits less the hosts' share.
+/// As [`classify`], with the limits less the hosts' share, and with the rules that cost most.
 pub fn check_fit(policy: &HostPolicy) -> Result<Size, TooLarge> {
+    fit(policy).map_err(|error| error.blame(policy))
+}
+
+fn fit(policy: &HostPolicy) -> Result<Size, TooLarge> {
     let classes = classify(policy)?;
     let size = Size {
         rules: policy.rules.len(),
@@ -220,7 +227,7 @@ pub fn check_fit(policy: &HostPolicy) -> Result<Size, TooLarge> {
 
 /// A host policy that no host's kernel maps would hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what}: {needed} needed, {limit} is the most")]
+#[error("{what}: {needed} needed, {limit} is the most{}", listed(costliest))]
 pub struct TooLarge {
     /// Which table, in words: `rules`, `peers`, `port classes`, `matrix cells`, ...
     pub what: &'static str,
@@ -228,6 +235,16 @@ pub struct TooLarge {
     pub needed: usize,
     /// How many there may be.
     pub limit: usize,
+    /// The written rules that add most, the costliest first; only [`check_fit`] looks for them.
+    pub costliest: Vec<Cost>,
+}
+
+fn listed(costs: &[Cost]) -> String {
+    let costs: Vec<String> = costs.iter().map(ToString::to_string).collect();
+    match costs.as_slice() {
+        [] => String::new(),
+        costs => format!("; the rules that cost most: {}", costs.join(", ")),
+    }
 }
 
 impl TooLarge {
@@ -237,6 +254,7 @@ impl TooLarge {
                 what,
                 needed,
                 limit,
+                costliest: Vec::new(),
             })
         } else {
             Ok(())

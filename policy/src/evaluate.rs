@@ -3,6 +3,7 @@
 //! This is the meaning of policy written down plainly. It shares no code with [`mod@crate::compile`]
 //! and [`mod@crate::classify`], so that each can be tested against it.
 
+pub mod evaluator;
 pub mod query;
 
 use std::{net::IpAddr, sync::Arc};

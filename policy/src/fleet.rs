@@ -208,13 +208,16 @@ impl Fleet {
     /// Puts another policy set in force.
     pub fn apply(&mut self, revision: Revision, set: PolicySet) -> Changes {
         self.revision = revision;
-        let meaning = |set: &PolicySet| -> Vec<_> {
-            let segments = set.segments.iter();
-            segments
-                .map(|segment| (segment.selector.clone(), segment.subnets.clone()))
-                .collect()
-        };
-        let has_same_members = set.schema == self.set.schema && meaning(&set) == meaning(&self.set);
+        let has_same_members = set.schema == self.set.schema
+            && set
+                .segments
+                .iter()
+                .map(|segment| (&segment.selector, &segment.subnets))
+                .eq(self
+                    .set
+                    .segments
+                    .iter()
+                    .map(|segment| (&segment.selector, &segment.subnets)));
         let index = SetIndex::new(&set);
         let set = std::mem::replace(&mut self.set, set);
         let index = std::mem::replace(&mut self.index, index);

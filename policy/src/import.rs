@@ -5,6 +5,7 @@
 
 pub mod aws;
 pub mod calico;
+pub mod kubernetes;
 mod object;
 mod segments;
 

@@ -1,6 +1,10 @@
 //! Who exists: hosts, their addresses and their labels.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +70,17 @@ pub struct Inventory {
     pub hosts: Vec<Host>,
 }
 
+/// Why two inventories are not one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Clash {
+    /// A name that both have.
+    #[error("both inventories have a host `{0}`; a workload belongs in one of them")]
+    Name(HostName),
+    /// An address that both give to somebody.
+    #[error("{0} is an address of `{1}` and of `{2}`, in the other inventory; give it to one")]
+    Address(IpAddr, HostName, HostName),
+}
+
 impl Inventory {
     /// The host that holds an address.
     #[must_use]
@@ -73,6 +88,31 @@ impl Inventory {
         self.hosts
             .iter()
             .find(|host| host.addresses.contains(&address))
+    }
+
+    /// The hosts of both.
+    ///
+    /// # Errors
+    /// The first name or address that is in both.
+    pub fn join(mut self, other: Self) -> Result<Self, Clash> {
+        let names: BTreeSet<&HostName> = self.hosts.iter().map(|host| &host.name).collect();
+        let holders: BTreeMap<IpAddr, &HostName> = self
+            .hosts
+            .iter()
+            .flat_map(|host| host.addresses.iter().map(|address| (*address, &host.name)))
+            .collect();
+        for host in &other.hosts {
+            if names.contains(&host.name) {
+                return Err(Clash::Name(host.name.clone()));
+            }
+            let held = |address: &IpAddr| Some((*address, (*holders.get(address)?).clone()));
+            if let Some((address, holder)) = host.addresses.iter().find_map(held) {
+                let other = host.name.clone();
+                return Err(Clash::Address(address, holder, other));
+            }
+        }
+        self.hosts.extend(other.hosts);
+        Ok(self)
     }
 
     /// The host of a name.

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod assertion;
 pub mod classify;
 pub mod compile;
 pub mod evaluate;
@@ -33,7 +34,7 @@ pub use evaluate::{Flow, Verdict, evaluate};
 pub use fleet::Fleet;
 pub use host_policy::{HostPolicy, Origin, PeerMatch, Rule, RuleId, SubnetMatch};
 pub use inventory::{Host, HostName, Inventory, Labels};
-pub use parse::parse;
+pub use parse::{Parsed, parse, parse_mixed};
 pub use population::{IdentityTable, Population};
 pub use problem::{Problem, Problems};
 pub use reach::reach;

@@ -8,11 +8,13 @@ use std::{
     fmt::Write,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bulkhead_policy::{
-    HostPolicy, IdentityTable, Inventory, PeerMatch, PolicySet, Population, Revision, SourceFile,
-    compile, parse, reach,
+    Action, HostPolicy, IdentityTable, Inventory, Mode, Origin, PeerMatch, PolicySet, Population,
+    PortSpan, ProtocolSlot, Revision, SourceFile, Timestamp, compile, parse, reach,
+    set::{Exception, NamedPort, OrderedPolicy, OrderedRule, Peer, Peers, Ports, SegmentId},
 };
 
 fn folder(name: &str) -> PathBuf {
@@ -120,6 +122,9 @@ fn readable(policy: &HostPolicy) -> String {
             rule.direction, rule.tier, rule.action, rule.mode
         )
         .unwrap();
+        if let Some(Timestamp(expires)) = rule.expires {
+            write!(text, " until {expires}").unwrap();
+        }
         let log = if rule.log { " log" } else { "" };
         writeln!(
             text,
@@ -151,6 +156,132 @@ fn a_compiled_policy_is_flat_and_in_order() {
     let mut both = readable(&compile_for(&set, &inventory, "app-1"));
     both += &readable(&compile_for(&set, &inventory, &quarantined));
     compare(&folder("tests/compiled/observe-quarantined.txt"), &both);
+}
+
+fn place(rule: &str, line: u32) -> Arc<Origin> {
+    Arc::new(Origin {
+        rule: rule.to_owned(),
+        file: "tiers.yaml".to_owned(),
+        line,
+    })
+}
+
+fn ordered(
+    name: &str,
+    applies_to: SegmentId,
+    rules: &[(Action, SegmentId, Ports)],
+) -> OrderedPolicy {
+    let rule =
+        |(place_of, (action, from, ports)): (u32, &(Action, SegmentId, Ports))| OrderedRule {
+            action: *action,
+            peers: Peers::Of(vec![Peer::Segment(*from)]),
+            ports: ports.clone(),
+            log: false,
+            origin: place(&format!("{name}/ingress[{place_of}]"), 100 + place_of),
+        };
+    OrderedPolicy {
+        name: name.to_owned(),
+        priority: 10,
+        applies_to: vec![applies_to],
+        ingress: (0..).zip(rules).map(rule).collect(),
+        egress: Vec::new(),
+        mode: Mode::Enforce,
+    }
+}
+
+#[test]
+fn every_tier_stands_in_its_place() {
+    let tcp = |port| {
+        Ports::spans(vec![PortSpan {
+            slot: ProtocolSlot::Tcp,
+            first: port,
+            last: port,
+        }])
+    };
+    let http = Ports::Of {
+        spans: Vec::new(),
+        named: vec![NamedPort {
+            slot: ProtocolSlot::Tcp,
+            name: "http".to_owned(),
+        }],
+    };
+    let text = "\
+apiVersion: bulkhead/v1
+kind: Segment
+name: app
+match: { tier: app }
+---
+apiVersion: bulkhead/v1
+kind: Segment
+name: db
+match: { tier: db }
+---
+apiVersion: bulkhead/v1
+kind: Segment
+name: vendor
+subnets: [198.51.100.0/24]
+---
+apiVersion: bulkhead/v1
+kind: Policy
+name: app
+appliesTo: [app]
+ingress:
+  - from: [app]
+    allow: [tcp/8080]
+egress:
+  - to: [app, vendor]
+    allow: [tcp/443]
+";
+    let mut set = parse(&[SourceFile {
+        path: "tiers.yaml".to_owned(),
+        content: text.to_owned(),
+    }])
+    .unwrap();
+    let [app, db, vendor] = [0, 1, 2].map(SegmentId);
+    // Named ports: on each peer its own numbers.
+    let side = set.policies[0].egress.as_mut().unwrap();
+    side.rules[0].ports = http.clone();
+    set.guardrails.push(ordered(
+        "frame",
+        app,
+        &[
+            (Action::Pass, db, tcp(9100)),
+            (Action::Deny, db, Ports::Any),
+        ],
+    ));
+    set.exceptions.push(Exception {
+        name: "vendor-debug".to_owned(),
+        owner: "jane@example.com".to_owned(),
+        reason: "CHG-1234".to_owned(),
+        expires: Timestamp(1_796_083_200),
+        from: vec![vendor],
+        to: vec![app],
+        ports: tcp(22),
+        origin: place("vendor-debug", 50),
+    });
+    let baseline = ordered("floor", app, &[(Action::Deny, vendor, http)]);
+    set.baselines.push(baseline);
+
+    let inventory = SourceFile {
+        path: "inventory.yaml".to_owned(),
+        content: "\
+hosts:
+  - { name: app-1, addresses: [10.0.0.1], labels: { tier: app } }
+  - { name: app-2, addresses: [10.0.0.2], labels: { tier: app, zone: b } }
+  - { name: vendor-1, addresses: [198.51.100.7], labels: { owner: vendor } }
+  - { name: db-1, addresses: [10.0.1.1], labels: { tier: db } }
+"
+        .to_owned(),
+    };
+    let mut inventory = Inventory::parse(&inventory).unwrap();
+    for (host, numbers) in [(0, "8080"), (1, "8081,8082"), (2, "8080")] {
+        let labels = &mut inventory.hosts[host].labels;
+        labels.insert("port:tcp/http".to_owned(), numbers.to_owned());
+    }
+    compare(
+        &folder("tests/compiled/every-tier-app-1.txt"),
+        &readable(&compile_for(&set, &inventory, "app-1")),
+    );
 }
 
 #[test]

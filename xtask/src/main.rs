@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod check;
 mod command;
 mod fuzz;
@@ -53,6 +54,15 @@ enum Verb {
     },
     /// Fuzz the policy parser and compiler from the committed corpus
     Fuzz(fuzz::Fuzz),
+    /// Build optimised and measure how fast it is: medians of several rounds
+    Bench {
+        /// What to measure
+        #[arg(default_value = "policy")]
+        subject: bench::Subject,
+        /// A JSON object a line: bench, name, value, unit, rounds
+        #[arg(long)]
+        json: bool,
+    },
     /// Formatting, clippy, dependency direction, house rules, licences
     Check,
 }
@@ -64,6 +74,7 @@ fn main() -> ExitCode {
         Verb::Demo { arguments } => demo(&arguments),
         Verb::Test { arguments } => test(&arguments),
         Verb::Fuzz(fuzz) => setup::ensure(Purpose::Build).and_then(|()| fuzz.run()),
+        Verb::Bench { subject, json } => bench::run(subject, json),
         Verb::Check => check::run(),
     };
     match result {

@@ -164,3 +164,133 @@ fn subnets_with_bits_behind_the_prefix_count_as_the_subnet() {
         [0, 1, 0]
     );
 }
+
+fn at(line: u32, rule: Rule) -> Rule {
+    let origin = Origin {
+        rule: format!("rule-{line}"),
+        file: "policies.yaml".to_owned(),
+        line,
+    };
+    Rule {
+        origin: origin.into(),
+        ..rule
+    }
+}
+
+#[test]
+fn what_does_not_fit_names_the_rules_that_cost_most() {
+    let tcp = |first, last| PortSpan {
+        slot: ProtocolSlot::Tcp,
+        first,
+        last,
+    };
+    // Each alone costs nothing to speak of: a row, or a column.
+    let mut rules: Vec<Rule> = (0..600)
+        .map(|n| {
+            let subnet = format!("10.{}.{}.0/24", n / 256, n % 256);
+            at(10 + n, allow(&[], &[(&subnet, &[])], &[tcp(1, 9)]))
+        })
+        .collect();
+    // Many columns, and twice the rows.
+    let ports: Vec<PortSpan> = (0..900).map(|n| tcp(100 + n * 20, 105 + n * 20)).collect();
+    rules.push(at(
+        2,
+        allow(&[], &[("10.0.0.0/9", &["10.0.7.128/25"])], &ports),
+    ));
+    let ports: Vec<PortSpan> = (0..900).map(|n| tcp(103 + n * 20, 112 + n * 20)).collect();
+    rules.push(at(3, allow(&[], &[("10.1.0.0/16", &[])], &ports)));
+    rules.extend((0..700).map(|n| {
+        let port = 30_000 + n as u16 * 2;
+        at(
+            2_000 + n,
+            allow(&[], &[("10.0.0.0/8", &[])], &[tcp(port, port)]),
+        )
+    }));
+    let error = check_fit(&policy(rules, &[])).unwrap_err();
+    assert_eq!(error.what, "matrix cells with each host's own rules");
+    assert!(error.needed > error.limit);
+    let lines: Vec<u32> = error
+        .costliest
+        .iter()
+        .map(|cost| cost.origin.line)
+        .collect();
+    assert_eq!(lines.len(), 5);
+    assert!(
+        error
+            .costliest
+            .is_sorted_by(|a, b| a.entries >= b.entries && a.entries > 0)
+    );
+    let text = error.to_string();
+    assert!(
+        text.contains("is the most; the rules that cost most: rule-"),
+        "{text}"
+    );
+    assert!(text.contains(" at policies.yaml:"), "{text}");
+}
+
+#[test]
+fn a_rule_costs_what_would_vanish_without_it() {
+    let tcp = |first, last| PortSpan {
+        slot: ProtocolSlot::Tcp,
+        first,
+        last,
+    };
+    let cells = |policy: &HostPolicy| {
+        let peers = Peers::new(policy).unwrap();
+        peers.signatures.len() * Ports::new(policy).signatures.len()
+    };
+    let rules = vec![
+        at(1, allow(&[], &[("10.0.0.0/8", &[])], &[tcp(80, 80)])),
+        at(2, allow(&[], &[("10.0.0.0/16", &[])], &[tcp(80, 90)])),
+        at(
+            3,
+            allow(
+                &[],
+                &[("10.0.0.0/24", &[]), ("11.0.0.0/8", &[])],
+                &[tcp(85, 95), tcp(443, 443)],
+            ),
+        ),
+    ];
+    let whole = policy(rules.clone(), &[]);
+    let too_large = TooLarge {
+        what: "matrix cells",
+        needed: 2,
+        limit: 1,
+        costliest: Vec::new(),
+    };
+    let costs = too_large.blame(&whole).costliest;
+    assert_eq!(costs.len(), 3);
+    for cost in costs {
+        let mut others = rules.clone();
+        others.retain(|rule| rule.origin != cost.origin);
+        let vanish = cells(&whole) - cells(&policy(others, &[]));
+        assert_eq!(cost.entries, vanish, "{cost}");
+    }
+}
+
+#[test]
+fn too_many_peers_and_rules_are_blamed_on_those_that_name_them() {
+    let many: Vec<(String, u32)> = (0..limits::MAX_PEERS)
+        .map(|n| (format!("10.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255), 300))
+        .collect();
+    let many: Vec<(&str, u32)> = many.iter().map(|(text, id)| (text.as_str(), *id)).collect();
+    let rules = vec![
+        at(7, allow(&[300], &[], &[])),
+        at(8, allow(&[], &[("10.0.0.0/8", &[])], &[])),
+    ];
+    let error = check_fit(&policy(rules, &many)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "peers: 131073 needed, 131072 is the most; the rules that cost most: \
+         rule-7 at policies.yaml:7 (131072), rule-8 at policies.yaml:8 (1)"
+    );
+    let mut rules = vec![at(9, any(Effect::Allow)); limits::MAX_RULES - 100];
+    rules.extend(vec![at(4, any(Effect::Allow)); 101]);
+    let error = check_fit(&policy(rules, &[])).unwrap_err();
+    assert!(
+        error.to_string().ends_with(
+            "the rules that cost most: rule-9 at policies.yaml:9 (16284), rule-4 at policies.yaml:4 (101)"
+        ),
+        "{error}"
+    );
+}

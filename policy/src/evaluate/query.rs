@@ -1,6 +1,6 @@
 //! Questions as people and programs ask them: by name or address, with a protocol and a port.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -109,8 +109,43 @@ pub enum QueryError {
 /// # Errors
 /// [`QueryError`] says which part of the query has no meaning.
 pub fn answer(set: &PolicySet, inventory: &Inventory, query: &Query) -> Result<Answer, QueryError> {
+    answer_in(&Reference { set, inventory }, query)
+}
+
+/// Who exists, and what is judged of a flow between them.
+pub(super) trait World {
+    /// The addresses of the host of a name.
+    fn addresses(&self, name: &str) -> Option<&[IpAddr]>;
+    /// Whether one host holds both.
+    fn is_one_host(&self, source: IpAddr, destination: IpAddr) -> bool;
+    /// As [`evaluate()`].
+    fn judge(&self, flow: &Flow) -> Verdict;
+}
+
+struct Reference<'a> {
+    set: &'a PolicySet,
+    inventory: &'a Inventory,
+}
+
+impl World for Reference<'_> {
+    fn addresses(&self, name: &str) -> Option<&[IpAddr]> {
+        Some(&self.inventory.host(name)?.addresses)
+    }
+
+    fn is_one_host(&self, source: IpAddr, destination: IpAddr) -> bool {
+        let holder = self.inventory.holder(source);
+        holder.is_some_and(|host| host.addresses.contains(&destination))
+    }
+
+    fn judge(&self, flow: &Flow) -> Verdict {
+        evaluate(self.set, self.inventory, flow)
+    }
+}
+
+/// As [`answer`].
+pub(super) fn answer_in(world: &impl World, query: &Query) -> Result<Answer, QueryError> {
     let port = port_key(query)?;
-    let (sources, destinations) = (ends(inventory, &query.src)?, ends(inventory, &query.dst)?);
+    let (sources, destinations) = (ends(world, &query.src)?, ends(world, &query.dst)?);
     let pair = [true, false].into_iter().find_map(|v4| {
         let runs = !matches!(
             (port.slot, v4),
@@ -130,10 +165,7 @@ pub fn answer(set: &PolicySet, inventory: &Inventory, query: &Query) -> Result<A
         } = query.clone();
         return Err(QueryError::NoCommonFamily { src, dst, protocol });
     };
-    let same_host = inventory
-        .holder(source)
-        .is_some_and(|host| host.addresses.contains(&destination));
-    let verdict = if same_host {
+    let verdict = if world.is_one_host(source, destination) {
         let side = SideVerdict::from(Evidence::unwritten(
             Effect::Allow,
             Tier::Default,
@@ -144,15 +176,11 @@ pub fn answer(set: &PolicySet, inventory: &Inventory, query: &Query) -> Result<A
             ingress: side,
         }
     } else {
-        evaluate(
-            set,
-            inventory,
-            &Flow {
-                source,
-                destination,
-                port,
-            },
-        )
+        world.judge(&Flow {
+            source,
+            destination,
+            port,
+        })
     };
     let (egress, ingress) = (
         SideAnswer::from(verdict.egress),
@@ -200,14 +228,14 @@ impl From<Evidence> for EvidenceAnswer {
 }
 
 /// The addresses that one end of a query stands for.
-fn ends(inventory: &Inventory, end: &str) -> Result<Vec<IpAddr>, QueryError> {
+fn ends<'a>(world: &'a impl World, end: &str) -> Result<Cow<'a, [IpAddr]>, QueryError> {
     if let Ok(address) = end.parse() {
-        return Ok(vec![address]);
+        return Ok(Cow::Owned(vec![address]));
     }
-    let host = inventory
-        .host(end)
-        .ok_or_else(|| QueryError::UnknownEnd(end.to_owned()))?;
-    Ok(host.addresses.clone())
+    let addresses = world.addresses(end);
+    addresses
+        .map(Cow::Borrowed)
+        .ok_or_else(|| QueryError::UnknownEnd(end.to_owned()))
 }
 
 fn port_key(query: &Query) -> Result<PortKey, QueryError> {

@@ -87,7 +87,7 @@ pub(crate) fn is_policy(node: &Node) -> bool {
     !has(node, "hosts") && has(node, "apiVersion") && has(node, "kind")
 }
 
-fn has(node: &Node, name: &str) -> bool {
+pub(crate) fn has(node: &Node, name: &str) -> bool {
     let Value::Map(entries) = &node.value else {
         return false;
     };
@@ -164,7 +164,7 @@ pub(crate) fn read(node: &Node, problems: &mut Collector<'_>) -> Option<Document
 }
 
 /// A word of a mapping, before the mapping's kind is known.
-fn scalar_field(node: &Node, name: &str) -> Option<Word> {
+pub(crate) fn scalar_field(node: &Node, name: &str) -> Option<Word> {
     let Value::Map(entries) = &node.value else {
         return None;
     };

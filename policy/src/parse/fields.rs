@@ -48,6 +48,32 @@ impl<'n> Fields<'n> {
         help: impl Fn(&str) -> Option<String>,
         problems: &mut Collector<'_>,
     ) -> Option<Self> {
+        let unknown = |text: &str, place: Place, problems: &mut Collector<'_>| {
+            let help = help(text)
+                .or_else(|| did_you_mean(text, known.iter().copied()))
+                .unwrap_or_else(|| format!("its fields are {}", one_of(known)));
+            problems.report_help(place, format!("{what} has no field {}", quote(text)), help);
+        };
+        Self::collect(node, what, known, unknown, problems)
+    }
+
+    /// Of a mapping that others define, the fields that matter here; what else it has passes.
+    pub fn read_part(
+        node: &'n Node,
+        what: &str,
+        known: &[&str],
+        problems: &mut Collector<'_>,
+    ) -> Option<Self> {
+        Self::collect(node, what, known, |_, _, _| {}, problems)
+    }
+
+    fn collect(
+        node: &'n Node,
+        what: &str,
+        known: &[&str],
+        unknown: impl Fn(&str, Place, &mut Collector<'_>),
+        problems: &mut Collector<'_>,
+    ) -> Option<Self> {
         let Value::Map(entries) = &node.value else {
             problems.report_help(
                 node.place,
@@ -83,14 +109,7 @@ impl<'n> Fields<'n> {
                     },
                 );
             } else {
-                let help = help(text)
-                    .or_else(|| did_you_mean(text, known.iter().copied()))
-                    .unwrap_or_else(|| format!("its fields are {}", one_of(known)));
-                problems.report_help(
-                    key.place,
-                    format!("{what} has no field {}", quote(text)),
-                    help,
-                );
+                unknown(text, key.place, problems);
             }
         }
         Some(Self {

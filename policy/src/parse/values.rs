@@ -18,7 +18,7 @@ use crate::{
 /// The longest name, label value, and label key after its prefix: as in Kubernetes.
 pub(crate) const MAX_NAME: usize = 63;
 /// The longest prefix of a label key.
-const MAX_PREFIX: usize = 253;
+pub(crate) const MAX_PREFIX: usize = 253;
 
 const NAME_HELP: &str =
     "use 1 to 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends";

@@ -11,7 +11,10 @@ use anyhow::Result;
 use clap::Args;
 use policy::{
     Effect, Inventory, PolicySet,
-    evaluate::query::{Answer, Query, SideAnswer, answer},
+    evaluate::{
+        evaluator::Evaluator,
+        query::{Answer, Query, SideAnswer, answer},
+    },
 };
 use serde::Serialize;
 
@@ -35,10 +38,11 @@ Exit code 1 when a line was no query, or when the one query of --src and --dst i
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Eval {
-    /// The hosts: YAML or JSON, `hosts: [{name, addresses, labels}]`
+    /// The hosts: YAML or JSON, `hosts: [{name, addresses, labels}]`; not needed with Pods among
+    /// the policies
     #[arg(long, value_name = "FILE")]
-    inventory: PathBuf,
-    /// Policy files, and directories of them
+    inventory: Option<PathBuf>,
+    /// Policy files, Kubernetes manifests, and directories of them
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     policies: Vec<PathBuf>,
     /// Ask one query instead of reading them: the host or address that opens the flow
@@ -68,8 +72,8 @@ impl Eval {
     /// # Errors
     /// See [`crate::commands::run`].
     pub fn run(&self, format: Format) -> Result<Outcome> {
-        let set = files::policy_set(&self.policies)?;
-        let inventory = files::inventory(&self.inventory)?;
+        let (set, inventory) =
+            files::policies_and_inventory(&self.policies, self.inventory.as_deref())?;
         match (&self.src, &self.dst, &self.protocol) {
             (Some(src), Some(dst), Some(protocol)) => {
                 let query = Query {
@@ -83,7 +87,7 @@ impl Eval {
             _ => {
                 let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
                 let queries = BufReader::with_capacity(1 << 16, io::stdin().lock());
-                stream(&set, &inventory, queries, out)
+                stream(&Evaluator::new(&set, &inventory), queries, out)
             }
         }
     }
@@ -130,8 +134,7 @@ fn print(answer: &Answer) -> io::Result<()> {
 
 /// Answers a query a line until the end of input.
 fn stream(
-    set: &PolicySet,
-    inventory: &Inventory,
+    evaluator: &Evaluator<'_>,
     mut queries: BufReader<impl Read>,
     mut out: impl Write,
 ) -> Result<Outcome> {
@@ -156,7 +159,7 @@ fn stream(
             continue;
         }
         let answer = mistake::read(&text)
-            .and_then(|query| answer(set, inventory, &query).map_err(|error| error.to_string()));
+            .and_then(|query| evaluator.answer(&query).map_err(|error| error.to_string()));
         match answer {
             Ok(answer) => json_line(&mut out, &answer)?,
             Err(error) => {

@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use policy::{
     Problems, SourceFile,
-    import::{Imported, aws, calico},
+    import::{Imported, aws, calico, kubernetes},
     render,
 };
 
@@ -26,6 +26,7 @@ Examples:
   aws ec2 describe-network-interfaces > interfaces.json
   bulkhead policy import --from aws groups.json interfaces.json --out imported/
   bulkhead policy import --from calico calico/ > policies.yaml
+  bulkhead policy import --from kubernetes manifests/ --out imported/
 
 What cannot be said in Bulkhead policy is an error with its place, and nothing is written. Without
 --out the policy goes to stdout and the inventory is left out; with it, to policies.yaml and
@@ -36,6 +37,7 @@ inventory.yaml in that directory.";
 enum System {
     Aws,
     Calico,
+    Kubernetes,
 }
 
 #[derive(Debug, Args)]
@@ -91,6 +93,7 @@ impl Import {
         match self.from {
             System::Aws => aws::import(files, self.allow_missing_groups),
             System::Calico => calico::import(files),
+            System::Kubernetes => kubernetes::import(files),
         }
     }
 }

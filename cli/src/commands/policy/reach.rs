@@ -23,10 +23,11 @@ same answer, also where nothing passes.";
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Reach {
-    /// The hosts: YAML or JSON, `hosts: [{name, addresses, labels}]`
+    /// The hosts: YAML or JSON, `hosts: [{name, addresses, labels}]`; not needed with Pods among
+    /// the policies
     #[arg(long, value_name = "FILE")]
-    inventory: PathBuf,
-    /// Policy files, and directories of them
+    inventory: Option<PathBuf>,
+    /// Policy files, Kubernetes manifests, and directories of them
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     policies: Vec<PathBuf>,
     /// Only from this host, or the hosts of this segment
@@ -43,8 +44,8 @@ impl Reach {
     /// # Errors
     /// See [`crate::commands::run`].
     pub fn run(&self, format: Format) -> Result<Outcome> {
-        let set = files::policy_set(&self.policies)?;
-        let inventory = files::inventory(&self.inventory)?;
+        let (set, inventory) =
+            files::policies_and_inventory(&self.policies, self.inventory.as_deref())?;
         let from = chosen(self.from.as_deref(), &set, &inventory)?;
         let to = chosen(self.to.as_deref(), &set, &inventory)?;
         let mut all =

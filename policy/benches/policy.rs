@@ -1,0 +1,221 @@
+//! How fast policy is compiled, kept up to date and asked: medians of several rounds, on one core.
+//!
+//! `cargo xtask bench policy` runs this. One JSON object a line: `bench`, `name`, `value`, `unit`, `rounds`.
+
+#[path = "policy/synthetic.rs"]
+mod synthetic;
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    hint::black_box,
+    io::{Error, Result},
+    process::Command,
+    time::Instant,
+};
+
+use bulkhead_policy::{
+    Fleet, HostName, IdentityTable, Population, Revision, check_fit, classify, compile,
+    evaluate::{evaluator::Evaluator, query::Query},
+};
+
+/// Asks this program for a fleet and the most memory that it took.
+const CHILD: &str = "--fleet-peak";
+
+fn main() -> Result<()> {
+    if env::args().any(|argument| argument == CHILD) {
+        black_box(publish(&fleet()));
+        println!("{}", peak_kilobytes()?);
+        return Ok(());
+    }
+    compile_3k_1k();
+    overlap_2k();
+    fleet_changes()?;
+    fleet_peak()?;
+    eval();
+    Ok(())
+}
+
+fn report(name: &str, value: f64, unit: &str, rounds: usize) {
+    println!(
+        r#"{{"bench":"policy","name":"{name}","value":{value:.3},"unit":"{unit}","rounds":{rounds}}}"#
+    );
+}
+
+/// The median of how many milliseconds a piece of work takes.
+fn milliseconds<T>(rounds: usize, mut work: impl FnMut(usize) -> T) -> f64 {
+    black_box(work(0));
+    let mut taken: Vec<f64> = (1..=rounds)
+        .map(|round| {
+            let start = Instant::now();
+            black_box(work(round));
+            start.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    taken.sort_by(f64::total_cmp);
+    taken[rounds / 2]
+}
+
+fn compile_3k_1k() {
+    let (set, inventory) = synthetic::three_thousand_rules();
+    let mut identities = IdentityTable::default();
+    let population = Population::new(&set, &inventory, &mut identities);
+    let subject = synthetic::subject(&set, &inventory, &mut identities);
+    let compiled = || compile(&set, Revision(1), &population, &subject);
+    let rounds = 15;
+    let both = milliseconds(rounds, |_| classify(&compiled()));
+    let policy = compiled();
+    assert!(policy.rules.len() >= 3_000, "the rules are missing");
+    if env::var_os("BENCH_PARTS").is_some() {
+        report(
+            "part_compile_ms",
+            milliseconds(rounds, |_| compiled()),
+            "ms",
+            rounds,
+        );
+        report(
+            "part_classify_ms",
+            milliseconds(rounds, |_| classify(&policy)),
+            "ms",
+            rounds,
+        );
+        eprintln!("{:?}", check_fit(&policy));
+    }
+    report("compile_3k_1k_ms", both, "ms", rounds);
+}
+
+fn overlap_2k() {
+    let policy = synthetic::overlapping();
+    assert_eq!(policy.check(), Ok(()));
+    let rounds = 15;
+    let value = milliseconds(rounds, |_| classify(&policy));
+    report("overlap_2k_ms", value, "ms", rounds);
+}
+
+fn fleet() -> Fleet {
+    let inventory = synthetic::hosts(10_000, 100);
+    let set = synthetic::fleet_set();
+    Fleet::new(Revision(1), set, &inventory, IdentityTable::default())
+}
+
+/// What a controller does with a fleet that it did not know: makes the policy of every subject and
+/// checks that it fits. The number of addresses and rules in all.
+fn publish(fleet: &Fleet) -> usize {
+    let policies = fleet.subjects().filter_map(|subject| fleet.policy(subject));
+    policies
+        .map(|policy| {
+            assert!(check_fit(&policy).is_ok(), "a policy does not fit");
+            policy.rules.len() + policy.addresses.len()
+        })
+        .sum()
+}
+
+fn fleet_changes() -> Result<()> {
+    let rounds = 5;
+    let full = milliseconds(rounds, |_| publish(&fleet()));
+    report("fleet_full_ms", full, "ms", rounds);
+
+    let mut fleet = fleet();
+    let rounds = 11;
+    // Every other round the policy is as it was.
+    let mut sets: Vec<_> = (0..=rounds).map(|_| fleet.set().clone()).collect();
+    for set in sets.iter_mut().step_by(2) {
+        let policy = &mut set.policies[700];
+        if let Some(side) = policy.ingress.as_mut().or(policy.egress.as_mut()) {
+            side.rules.pop();
+        }
+    }
+    let mut sets = sets.into_iter();
+    let one_policy = milliseconds(rounds, |round| {
+        let set = sets.next().unwrap_or_default();
+        let changes = fleet.apply(Revision(2 + round as u64), set);
+        assert!((1..100).contains(&changes.subjects.len()), "{changes:?}");
+        let changed = changes.subjects.keys();
+        let policies = changed.filter_map(|subject| fleet.policy(subject));
+        policies.filter(|policy| check_fit(policy).is_ok()).count()
+    });
+    report("fleet_one_policy_ms", one_policy, "ms", rounds);
+
+    let rounds = 201;
+    let name = HostName("a12-web-prod-4120".to_owned());
+    let inventory = synthetic::hosts(10_000, 100);
+    let mut host = inventory
+        .host(&name.0)
+        .cloned()
+        .ok_or_else(|| Error::other("the host is missing"))?;
+    let added = synthetic::address(200_000);
+    let one_address = milliseconds(rounds, |round| {
+        if round % 2 == 0 {
+            host.addresses.push(added);
+        } else {
+            host.addresses.pop();
+        }
+        let changes = fleet.put(host.clone());
+        assert!(changes.is_ok_and(|changes| !changes.subjects.is_empty()));
+    });
+    report("fleet_one_address_ms", one_address, "ms", rounds);
+    Ok(())
+}
+
+fn fleet_peak() -> Result<()> {
+    let output = Command::new(env::current_exe()?).arg(CHILD).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let kilobytes: f64 = text.trim().parse().map_err(Error::other)?;
+    report("fleet_peak_mb", kilobytes / 1024.0, "MB", 1);
+    Ok(())
+}
+
+/// `VmHWM` of this process.
+fn peak_kilobytes() -> Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    number
+        .and_then(|number| number.trim().parse().ok())
+        .ok_or_else(|| Error::other("/proc/self/status has no VmHWM"))
+}
+
+/// Queries a second over the whole fleet, from JSON to JSON, the tables made within the time.
+fn eval() {
+    let set = synthetic::fleet_set();
+    let inventory = synthetic::hosts(10_000, 100);
+    let mut numbers = synthetic::Numbers(5);
+    let mut lines = String::new();
+    let count = 400_000;
+    for _ in 0..count {
+        let mut end = || &inventory.hosts[numbers.below(10_000)].name;
+        let (src, dst) = (end(), end());
+        let port = 1_000 + numbers.below(60) * 10;
+        lines += &format!(
+            "{{\"src\":\"{src}\",\"dst\":\"{dst}\",\"protocol\":\"tcp\",\"port\":{port}}}\n"
+        );
+    }
+    let rounds = 3;
+    let mut verdicts = BTreeMap::new();
+    let taken = milliseconds(rounds, |_| {
+        let evaluator = Evaluator::new(&set, &inventory);
+        let mut out = Vec::new();
+        for line in lines.lines() {
+            let query: Option<Query> = serde_json::from_str(line).ok();
+            let answer = query.and_then(|query| evaluator.answer(&query).ok());
+            let Some(answer) = answer else { continue };
+            *verdicts.entry(answer.verdict.to_string()).or_insert(0) += 1;
+            let written = serde_json::to_writer(&mut out, &answer);
+            assert!(written.is_ok(), "a value that is no JSON");
+            out.push(b'\n');
+            if out.len() > 1 << 16 {
+                black_box(&out);
+                out.clear();
+            }
+        }
+    });
+    let answered: usize = verdicts.values().sum();
+    assert_eq!(answered, count * (rounds + 1), "a query has no answer");
+    assert_eq!(verdicts.len(), 2, "all verdicts are alike");
+    report(
+        "eval_per_second",
+        count as f64 / taken * 1e3,
+        "queries/s",
+        rounds,
+    );
+}
