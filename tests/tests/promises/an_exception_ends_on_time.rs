@@ -11,7 +11,7 @@ use crate::policies::policy;
 use Service::Tcp;
 
 /// Time for an apply, for what is tried before the end, and for the controller to go away.
-const LASTS: Duration = Duration::from_secs(20);
+const LASTS: Duration = Duration::from_secs(30);
 /// The end is in whole seconds; this much later nothing passes any more.
 const MARGIN: Duration = Duration::from_secs(1);
 
