@@ -8,6 +8,8 @@ use crate::{
 
 /// So many mistakes are kept; more help nobody, and would let a file fill the memory.
 const MAX_PROBLEMS: usize = 1_000;
+/// So many mistakes get a suggestion from among the names of the files.
+const MAX_SUGGESTIONS: usize = 100;
 /// Characters of a source line that are shown.
 const MAX_LINE: usize = 160;
 
@@ -59,9 +61,9 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Whether more reports would only be counted: spares the search for a suggestion.
-    pub fn is_full(&self) -> bool {
-        self.found.len() >= MAX_PROBLEMS
+    /// Whether the next report is worth the search for a suggestion, which walks all names.
+    pub fn wants_suggestion(&self) -> bool {
+        self.found.len() < MAX_SUGGESTIONS
     }
 
     /// Whether nothing was reported yet.

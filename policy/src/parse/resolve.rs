@@ -322,7 +322,11 @@ impl<'a> Resolver<'a, '_> {
     fn segment(&mut self, word: &Word) -> Option<SegmentId> {
         let id = self.segment_ids.get(word.text.as_str()).copied();
         if id.is_none() && !self.is_excused(word) {
-            let help = did_you_mean(&word.text, self.segment_ids.keys().copied());
+            let help = self
+                .problems
+                .wants_suggestion()
+                .then(|| did_you_mean(&word.text, self.segment_ids.keys().copied()))
+                .flatten();
             let message = format!("there is no Segment {}", quote(&word.text));
             self.problems.report_help(word.place, message, help);
         }
@@ -333,7 +337,11 @@ impl<'a> Resolver<'a, '_> {
         let services = self.services;
         let service = services.get(&word.text).map(|(_, service)| service);
         if service.is_none() && !self.is_excused(word) {
-            let help = did_you_mean(&word.text, services.keys().map(String::as_str))
+            let help = self
+                .problems
+                .wants_suggestion()
+                .then(|| did_you_mean(&word.text, services.keys().map(String::as_str)))
+                .flatten()
                 .unwrap_or_else(|| "name a Service, or write a port such as tcp/5432".to_owned());
             let message = format!("there is no Service {}", quote(&word.text));
             self.problems.report_help(word.place, message, help);
@@ -341,8 +349,8 @@ impl<'a> Resolver<'a, '_> {
         service
     }
 
-    /// Whether an unknown name needs no report: its document has one, or there are enough.
+    /// Whether an unknown name needs no report: its document has one.
     fn is_excused(&self, word: &Word) -> bool {
-        self.broken.contains(&word.text) || self.problems.is_full()
+        self.broken.contains(&word.text)
     }
 }

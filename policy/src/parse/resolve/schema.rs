@@ -50,12 +50,12 @@ fn impossible(schema: &LabelSchema, segment: &SegmentDocument, problems: &mut Co
 /// Keys and values that the schema does not have.
 fn uses(schema: &LabelSchema, segment: &SegmentDocument, problems: &mut Collector<'_>) {
     for (key, values) in &segment.selector.uses {
-        if problems.is_full() {
-            return;
-        }
+        let suggests = problems.wants_suggestion();
         let Some(allowed) = schema.keys.get(&key.text) else {
             if !is_reserved_label(&key.text) {
-                let help = did_you_mean(&key.text, schema.keys.keys().map(String::as_str))
+                let help = suggests
+                    .then(|| did_you_mean(&key.text, schema.keys.keys().map(String::as_str)))
+                    .flatten()
                     .unwrap_or_else(|| "add it to the LabelSchema".to_owned());
                 let message = format!("the LabelSchema has no key {}", quote(&key.text));
                 problems.report_help(key.place, message, help);
@@ -64,7 +64,10 @@ fn uses(schema: &LabelSchema, segment: &SegmentDocument, problems: &mut Collecto
         };
         let Some(allowed) = allowed else { continue };
         for value in values.iter().filter(|value| !allowed.contains(&value.text)) {
-            let help = did_you_mean(&value.text, allowed.iter().map(String::as_str))
+            let help = problems
+                .wants_suggestion()
+                .then(|| did_you_mean(&value.text, allowed.iter().map(String::as_str)))
+                .flatten()
                 .unwrap_or_else(|| "add it to the LabelSchema".to_owned());
             let message = format!(
                 "the LabelSchema has no value {} of {}",
