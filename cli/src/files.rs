@@ -53,6 +53,16 @@ pub fn policy_set(paths: &[PathBuf]) -> Result<PolicySet> {
     parse(&files).map_err(|problems| Failure::refused(render(&problems)).into())
 }
 
+/// As [`policy_set`], for a command that takes Kubernetes manifests too; their pods are left out.
+///
+/// # Errors
+/// As [`policy_set`].
+pub fn mixed_policy_set(paths: &[PathBuf]) -> Result<PolicySet> {
+    parse_mixed(&policies(paths)?)
+        .map(|Parsed { set, inventory: _ }| set)
+        .map_err(|problems| Failure::refused(render(&problems)).into())
+}
+
 /// Reads an inventory file.
 ///
 /// # Errors

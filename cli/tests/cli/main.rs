@@ -9,5 +9,6 @@ mod evaluating;
 mod importing;
 mod offline;
 mod online;
+mod reaching;
 mod run;
 mod watching;

@@ -2,26 +2,35 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Result;
 use clap::Args;
-use policy::{PolicySet, Problem, Problems, parse};
+use policy::{
+    PolicySet, Problem, Problems,
+    assertion::{self, Vacuous, decide},
+    parse,
+};
 use serde::Serialize;
 
 use crate::{
     exit::Outcome,
     files,
-    output::{Format, colour_on_stdout, count, json_lines, paint_problem, printable},
+    output::{Format, colour_on_stdout, count, json_lines, paint_problem, place, printable},
+    time::now,
 };
 
 const EXAMPLES: &str = "\
 Examples:
   bulkhead policy check policies/
+  bulkhead policy check policies/ --inventory hosts.yaml
   bulkhead policy check segments.yaml db.yaml -o json | jq -r .message
 
-Exit code 1 when there is a mistake. With `-o json`, an object a mistake: no output means none.
+With an inventory the assertions are decided, over every flow there can be: one that fails is shown
+with a flow that breaks it. Exceptions that have expired allow nothing there.
+
+Exit code 1 when there is a mistake, or an assertion fails. With `-o json`, an object a mistake: no output means none.
 Files without any Policy are right, but `apply` wants --allow-empty for them: a warning says so.";
 
 #[derive(Debug, Args)]
@@ -30,6 +39,9 @@ pub struct Check {
     /// Policy files, and directories of them (*.yaml, *.yml, *.json; all that is below)
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// Decide the assertions for these hosts: YAML or JSON, `hosts: [{name, addresses, labels}]`
+    #[arg(long, value_name = "FILE")]
+    inventory: Option<PathBuf>,
 }
 
 impl Check {
@@ -40,13 +52,25 @@ impl Check {
     pub fn run(&self, format: Format) -> Result<Outcome> {
         match parse(&files::policies(&self.paths)?) {
             Ok(set) => {
-                if format == Format::Table {
+                let holds = match &self.inventory {
+                    Some(path) => assertions(&set, path, format)?,
+                    None => {
+                        if !set.assertions.is_empty() {
+                            let undecided = count(set.assertions.len(), "assertion");
+                            eprintln!(
+                                "note: {undecided} not decided: name the hosts with --inventory"
+                            );
+                        }
+                        true
+                    }
+                };
+                if holds && format == Format::Table {
                     writeln!(io::stdout(), "{}: ok", summary(&set))?;
                 }
                 if set.policies.is_empty() {
                     eprintln!("warning: no policies: applied, it opens every host");
                 }
-                Ok(Outcome::Fine)
+                Ok(Outcome::fine_if(holds))
             }
             Err(problems) => {
                 report(&problems, format)?;
@@ -54,6 +78,36 @@ impl Check {
             }
         }
     }
+}
+
+/// Decides the assertions and prints those that fail; whether none does.
+fn assertions(set: &PolicySet, inventory: &Path, format: Format) -> Result<bool> {
+    let inventory = files::inventory(inventory)?;
+    let decided = decide(&set.clone().at(now()), &inventory);
+    for Vacuous { assertion, origin } in &decided.vacuous {
+        let place = place(origin);
+        eprintln!(
+            "note: {place}: assertion `{assertion}` holds: there is no flow that it speaks of"
+        );
+    }
+    let failures = &decided.failures;
+    match format {
+        Format::Json => json_lines(failures.iter().map(FailureLine::from))?,
+        Format::Table => {
+            let colour = colour_on_stdout();
+            let mut out = io::stdout().lock();
+            for failure in failures {
+                let text = format!("{}: {failure}", place(&failure.origin));
+                write!(out, "{}", paint_problem(&printable(&text), colour))?;
+                writeln!(out)?;
+            }
+            if !failures.is_empty() {
+                let all = count(set.assertions.len(), "assertion");
+                writeln!(out, "{} of {all} failed", failures.len())?;
+            }
+        }
+    }
+    Ok(failures.is_empty())
 }
 
 /// `3 segments, 2 services, 4 policies`.
@@ -81,6 +135,30 @@ pub fn report(Problems(problems): &Problems, format: Format) -> io::Result<()> {
         )?;
     }
     writeln!(out, "{}", count(problems.len(), "problem"))
+}
+
+/// As a problem. An assertion's claim stands at the start of its line.
+#[derive(Serialize)]
+struct FailureLine<'a> {
+    file: &'a str,
+    line: u32,
+    column: u32,
+    message: String,
+    help: Option<&'a str>,
+    assertion: &'a str,
+}
+
+impl<'a> From<&'a assertion::Failure> for FailureLine<'a> {
+    fn from(failure: &'a assertion::Failure) -> Self {
+        Self {
+            file: &failure.origin.file,
+            line: failure.origin.line,
+            column: 1,
+            message: failure.to_string(),
+            help: None,
+            assertion: &failure.assertion,
+        }
+    }
 }
 
 #[derive(Serialize)]
