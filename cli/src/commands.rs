@@ -25,8 +25,10 @@ pub fn run(cli: &Cli) -> Result<Outcome> {
     match &cli.command {
         Command::Policy(policy::Command::Check(check)) => check.run(format),
         Command::Policy(policy::Command::Eval(eval)) => eval.run(format),
+        Command::Policy(policy::Command::Explain(explain)) => explain.run(format),
         Command::Policy(policy::Command::Reach(reach)) => reach.run(format),
         Command::Policy(policy::Command::Import(import)) => import.run(),
+        Command::Policy(policy::Command::Schema(schema)) => schema.run(),
         Command::Policy(policy::Command::Apply(apply)) => apply.run(format, connect),
         Command::Hosts(hosts) => online(async { hosts.run(&connect().await?, format).await }),
         Command::Token(token::Command::Create(create)) => {

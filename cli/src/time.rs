@@ -25,6 +25,12 @@ pub fn to_unix_ns(time: Timestamp) -> u64 {
     u64::try_from(time.as_nanosecond()).unwrap_or(0)
 }
 
+/// This moment, as policy counts time.
+pub fn policy_now() -> policy::Timestamp {
+    // A clock before 1970 is wrong; nothing has expired by it.
+    policy::Timestamp(u64::try_from(Timestamp::now().as_second()).unwrap_or(0))
+}
+
 /// How long ago, in its largest unit: `40s`, `5m`, `3h`, `12d`.
 pub fn since(then: Timestamp, now: Timestamp) -> String {
     let seconds = now.as_second().saturating_sub(then.as_second()).max(0);

@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fmt::Write;
+use std::{
+    fmt::Write,
+    time::{Duration, Instant},
+};
 
 use bulkhead_policy::{
-    Problems, SourceFile, TooLarge, check_fit, classify,
+    Inventory, Problems, SourceFile, TooLarge, check_fit, classify,
     host_policy::{HostPolicy, Malformed, Origin, PeerMatch, Rule, SubnetMatch},
     limits,
     parse::{MAX_FILE_BYTES, parse},
@@ -75,6 +78,120 @@ fn mistakes_in_several_files_are_sorted() {
         .collect();
     let of = |file| [(file, 1), (file, 1), (file, 3)];
     assert_eq!(places, [of("a.yaml"), of("b.yaml")].concat());
+}
+
+/// Generous: a debug build on a busy machine is meant to pass, a quadratic parser to fail.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The problems of a file, found in bounded time.
+fn soon(content: &str) -> Problems {
+    let started = Instant::now();
+    let problems = problems(content);
+    let taken = started.elapsed();
+    assert!(taken < PATIENCE, "took {taken:?}");
+    assert!(problems.0.len() <= 1_001, "{} problems", problems.0.len());
+    problems
+}
+
+#[test]
+fn fifty_megabytes_are_refused_at_once() {
+    let document = "---\napiVersion: bulkhead/v1\nkind: Segment\nname: a\nmatch: { a: b }\n";
+    let problems = soon(&document.repeat((50 << 20) / document.len() + 1));
+    assert_eq!(problems.0.len(), 1, "{problems}");
+    assert!(problems.0[0].message.ends_with("16777216 is the most"));
+    let inventory = SourceFile {
+        path: "hosts.yaml".to_owned(),
+        content: "- a\n".repeat(50 << 18),
+    };
+    assert_eq!(Inventory::parse(&inventory).unwrap_err().0.len(), 1);
+}
+
+#[test]
+fn depth_is_bounded_however_it_is_written() {
+    let deep = 100_000;
+    for content in [
+        "[".repeat(deep),
+        format!("{}{}", "[".repeat(deep), "]".repeat(deep)),
+        "{ a: ".repeat(deep),
+        "- ".repeat(deep),
+        "? ".repeat(deep),
+        (0..2_000)
+            .map(|n| format!("{}a:\n", " ".repeat(n)))
+            .collect(),
+    ] {
+        let problems = soon(&content);
+        assert!(!problems.0.is_empty());
+        let head: String = content.chars().take(20).collect();
+        let text = problems.to_string();
+        assert!(text.contains("nested more than 32 deep"), "{head}: {text}");
+    }
+}
+
+#[test]
+fn aliases_neither_multiply_nor_go_in_circles() {
+    let mut doubling = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for n in 1..30 {
+        let aliases = vec![format!("*a{}", n - 1); 10].join(", ");
+        writeln!(doubling, "a{n}: &a{n} [{aliases}]").unwrap();
+    }
+    let problems = soon(&doubling);
+    assert!(
+        problems.to_string().contains("aliases that multiply"),
+        "{problems}"
+    );
+    // To itself, and to each other.
+    for content in ["a: &a [*a]\n", "&a { b: *a }\n", "a: &a [*b]\nb: &b [*a]\n"] {
+        let problems = soon(content);
+        assert_eq!(problems.0.len(), 1, "{content}: {problems}");
+    }
+}
+
+#[test]
+fn ten_thousand_mistakes_of_each_kind_take_no_time() {
+    let segments: String = (0..2_000)
+        .map(|n| {
+            format!(
+                "---\napiVersion: bulkhead/v1\nkind: Segment\nname: segment-{n}\nmatch: {{ a: b{n} }}\n"
+            )
+        })
+        .collect();
+    // Each is close to every name that there is.
+    let unknown: Vec<String> = (0..10_000).map(|n| format!("segmnet-{n}")).collect();
+    let policy = format!(
+        "---\napiVersion: bulkhead/v1\nkind: Policy\nname: p\nappliesTo: [{}]\negress: []\n",
+        unknown.join(", ")
+    );
+    let problems = soon(&(segments + &policy));
+    assert!(problems.to_string().contains("and 9000 more mistakes"));
+
+    let guardrail = "---\napiVersion: bulkhead/v1\nkind: Guardrail\n";
+    let tied: String = (0..10_001)
+        .map(|n| format!("{guardrail}name: g{n}\npriority: 1\nappliesTo: a\ningress: []\n"))
+        .collect();
+    let a = "---\napiVersion: bulkhead/v1\nkind: Segment\nname: a\nmatch: { a: b }\n";
+    assert_eq!(soon(&(a.to_owned() + &tied)).0.len(), 1_001);
+    // All in one line.
+    let ports = vec!["tcp/0"; 10_000].join(", ");
+    let service = format!("apiVersion: bulkhead/v1\nkind: Service\nname: s\nports: [{ports}]\n");
+    assert_eq!(soon(&service).0.len(), 1_001);
+    assert_eq!(soon(&"a: {\n---\n".repeat(10_000)).0.len(), 1_001);
+}
+
+#[test]
+fn services_are_not_made_of_services() {
+    let service = |name: &str, port: &str| {
+        format!("---\napiVersion: bulkhead/v1\nkind: Service\nname: {name}\nports: [{port}]\n")
+    };
+    for content in [
+        service("a", "a"),
+        service("a", "b") + &service("b", "tcp/80"),
+    ] {
+        let problems = soon(&content);
+        assert_eq!(problems.0.len(), 1, "{problems}");
+        let help = problems.0[0].help.as_deref().unwrap();
+        assert!(help.ends_with("a Service names no other"), "{help}");
+    }
+    assert_eq!(soon(&(service("a", "b") + &service("b", "a"))).0.len(), 2);
 }
 
 fn rule(direction: Direction, peers: PeerMatch, ports: Vec<PortSpan>) -> Rule {

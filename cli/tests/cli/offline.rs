@@ -17,6 +17,22 @@ fn right_files_are_counted_and_ok() {
 }
 
 #[test]
+fn the_schemas_are_json() {
+    for (arguments, title) in [
+        (&["policy", "schema"][..], "Bulkhead policy"),
+        (
+            &["policy", "schema", "--inventory"][..],
+            "Bulkhead inventory",
+        ),
+    ] {
+        let done = bulkhead(arguments);
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""));
+        let schema: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+        assert_eq!(schema["title"], title);
+    }
+}
+
+#[test]
 fn every_mistake_is_shown_at_once_with_its_line() {
     let files = Files::new(&[
         (

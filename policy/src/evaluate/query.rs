@@ -142,8 +142,16 @@ impl World for Reference<'_> {
     }
 }
 
+/// The flow that a query asks about; see [`answer`] for what a name stands for.
+///
+/// # Errors
 /// As [`answer`].
-pub(super) fn answer_in(world: &impl World, query: &Query) -> Result<Answer, QueryError> {
+pub fn flow(set: &PolicySet, inventory: &Inventory, query: &Query) -> Result<Flow, QueryError> {
+    flow_in(&Reference { set, inventory }, query)
+}
+
+/// As [`flow`].
+fn flow_in(world: &impl World, query: &Query) -> Result<Flow, QueryError> {
     let port = port_key(query)?;
     let (sources, destinations) = (ends(world, &query.src)?, ends(world, &query.dst)?);
     let pair = [true, false].into_iter().find_map(|v4| {
@@ -165,7 +173,17 @@ pub(super) fn answer_in(world: &impl World, query: &Query) -> Result<Answer, Que
         } = query.clone();
         return Err(QueryError::NoCommonFamily { src, dst, protocol });
     };
-    let verdict = if world.is_one_host(source, destination) {
+    Ok(Flow {
+        source,
+        destination,
+        port,
+    })
+}
+
+/// As [`answer`].
+pub(super) fn answer_in(world: &impl World, query: &Query) -> Result<Answer, QueryError> {
+    let flow = flow_in(world, query)?;
+    let verdict = if world.is_one_host(flow.source, flow.destination) {
         let side = SideVerdict::from(Evidence::unwritten(
             Effect::Allow,
             Tier::Default,
@@ -176,11 +194,7 @@ pub(super) fn answer_in(world: &impl World, query: &Query) -> Result<Answer, Que
             ingress: side,
         }
     } else {
-        world.judge(&Flow {
-            source,
-            destination,
-            port,
-        })
+        world.judge(&flow)
     };
     let (egress, ingress) = (
         SideAnswer::from(verdict.egress),

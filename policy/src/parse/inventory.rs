@@ -8,7 +8,7 @@ use crate::{
         self,
         collector::{Collector, quote},
         document,
-        fields::{Fields, Word, boolean, kind_of, list, word},
+        fields::{Fields, Word, boolean, filled_list, kind_of, list, word},
         values,
         yaml::{Node, Value},
     },
@@ -83,7 +83,11 @@ impl Reader<'_> {
                     .report_help(name.place, message, help.to_owned());
             }
             let numbers = match &port.value {
-                Value::List(items) => items.as_slice(),
+                Value::List(_) => {
+                    let absent = "leave the name out if it has no number";
+                    let what = "a port's list of numbers";
+                    filled_list(port, what, absent, &mut self.problems).unwrap_or_default()
+                }
                 _ => std::slice::from_ref(port),
             };
             for number in numbers {

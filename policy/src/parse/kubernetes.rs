@@ -54,11 +54,7 @@ pub(crate) fn is_manifest(node: &Node) -> bool {
         !version.text.starts_with("bulkhead")
             && did_you_mean(&version.text, ["bulkhead/v1"]).is_none()
     });
-    foreign
-        && has(node, "kind")
-        && ["metadata", "spec", "items"]
-            .iter()
-            .any(|field| has(node, field))
+    foreign && has(node, "kind")
 }
 
 /// What the manifests of all files say together.
@@ -108,6 +104,14 @@ impl Cluster {
             return;
         }
         let group = version.text.split_once('/').map_or("", |(group, _)| group);
+        if group == "bulkhead" {
+            problems.report_help(
+                kind.place,
+                "a Bulkhead document cannot be an item of a Kubernetes List",
+                "give it a document of its own: `---` before it".to_owned(),
+            );
+            return;
+        }
         match (kind.text.as_str(), version.text.as_str(), group) {
             ("Namespace", "v1", _) => self.workloads.namespace(node, problems),
             ("Pod", "v1", _) => self.workloads.pod(node, problems),
@@ -126,6 +130,11 @@ impl Cluster {
             ("ClusterNetworkPolicy", "policy.networking.k8s.io/v1alpha2", _) => {
                 self.ordered(node, Api::Cluster, problems);
             }
+            _ if !has(node, "metadata") => problems.report_help(
+                node.place,
+                "a manifest needs a field `metadata`",
+                "for a Bulkhead document write `apiVersion: bulkhead/v1`".to_owned(),
+            ),
             _ => refuse_other_policy(&version, &kind, group, problems),
         }
     }
@@ -267,14 +276,6 @@ fn report_twice(what: &str, name: &str, place: Place, first: Place, problems: &m
 /// A network policy that is passed over would make every answer wrong: of another version, of
 /// another maker, or misspelt. Any other kind passes.
 fn refuse_other_policy(version: &Word, kind: &Word, group: &str, problems: &mut Collector<'_>) {
-    if group == "bulkhead" {
-        problems.report_help(
-            kind.place,
-            "a Bulkhead document cannot be an item of a Kubernetes List",
-            "give it a document of its own: `---` before it".to_owned(),
-        );
-        return;
-    }
     let is_policy = kind.text.to_ascii_lowercase().contains("networkpolicy")
         || group.ends_with("networking.k8s.io")
             && did_you_mean(&kind.text, POLICY_KINDS.map(|(kind, _)| kind)).is_some();

@@ -4,10 +4,14 @@ use crate::{
     parse::{
         collector::{Collector, quote},
         fields::{Word, word as read_word},
+        suggest::did_you_mean,
         yaml::Node,
     },
-    service::literal::{PortLiteral, is_literal},
+    service::literal::{PortLiteral, is_literal, protocol_names, words},
 };
+
+const PORT_HELP: &str = "write tcp/5432, tcp/http, tcp/8000-8010, icmp/8, gre, protocol/47 or any; \
+                         a Service names no other";
 
 /// One item of `allow` or `ports`.
 pub(crate) enum PortWord {
@@ -53,11 +57,18 @@ fn parse(word: &Word, problems: &mut Collector<'_>) -> Option<PortLiteral> {
                     format!("{} names no protocol and port", quote(&word.text)),
                     format!("write {instead}"),
                 ),
-                None if is_literal(&word.text) => problems.report(word.place, error.to_string()),
+                None if is_literal(&word.text) => {
+                    let protocol = word.text.split('/').next().unwrap_or_default();
+                    let meant = did_you_mean(protocol, words()).filter(|_| !is_literal(protocol));
+                    problems.report_help(word.place, error.to_string(), meant);
+                }
                 None => problems.report_help(
                     word.place,
                     format!("{} names no protocol and port", quote(&word.text)),
-                    "write tcp/5432, udp/53, tcp/8000-8010, icmp/8, protocol/47 or any".to_owned(),
+                    // Most that is no literal was meant as a port's or a service's name: `http` is
+                    // close to `tcp`, but not it.
+                    did_you_mean(&word.text, protocol_names())
+                        .unwrap_or_else(|| PORT_HELP.to_owned()),
                 ),
             }
             None
@@ -65,16 +76,18 @@ fn parse(word: &Word, problems: &mut Collector<'_>) -> Option<PortLiteral> {
     }
 }
 
-/// What a word that is no literal, but nearly one, was meant to be: `5432`, `TCP/5432`, `tcp:80`.
+/// What a word that is no literal, but nearly one, was meant to be: `5432`, `TCP/5432`, `tcp:80`,
+/// `protocol/gre`, `ip/47`.
 fn literal_instead(text: &str) -> Option<String> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let range = text
         .split_once('-')
         .is_some_and(|(first, last)| digits(first) && digits(last));
-    let instead = if digits(text) || range {
-        format!("tcp/{text}")
-    } else {
-        text.to_ascii_lowercase().replace(':', "/")
+    let instead = match text.split_once('/') {
+        Some(("protocol" | "ip", name)) if words().any(|word| word == name) => name.to_owned(),
+        Some(("ip", number)) => format!("protocol/{number}"),
+        _ if digits(text) || range => format!("tcp/{text}"),
+        _ => text.to_ascii_lowercase().replace(':', "/"),
     };
     (instead != text && is_literal(&instead) && instead.parse::<PortLiteral>().is_ok())
         .then_some(instead)

@@ -45,6 +45,16 @@ pub(crate) fn read(node: &Node, problems: &mut Collector<'_>) -> Option<Selector
         let Some(key) = word(key, "a label's key", problems) else {
             continue;
         };
+        if ["matchLabels", "matchExpressions"].contains(&key.text.as_str())
+            && !matches!(value.value, Value::Scalar { .. })
+        {
+            problems.report_help(
+                key.place,
+                format!("`match` has no field {}", quote(&key.text)),
+                "labels stand in `match` itself: { tier: db, env: { not: dev } }".to_owned(),
+            );
+            continue;
+        }
         label_key(&key, problems);
         if seen.insert(key.text.clone(), key.place).is_some() {
             problems.report_help(
@@ -74,7 +84,7 @@ pub(crate) fn label_key(key: &Word, problems: &mut Collector<'_>) {
         problems.report_help(
             key.place,
             format!("{} is a named port, not a label", quote(&key.text)),
-            "name it where ports are named: tcp/http".to_owned(),
+            "policy writes it as a port, tcp/http; an inventory numbers it in `ports`".to_owned(),
         );
         return;
     }
@@ -83,13 +93,17 @@ pub(crate) fn label_key(key: &Word, problems: &mut Collector<'_>) {
 }
 
 fn tests(node: &Node, problems: &mut Collector<'_>) -> Option<(Vec<Test>, Vec<Word>)> {
-    let Value::Map(_) = node.value else {
-        let values = label_values(node, problems)?;
+    let Value::Map(entries) = &node.value else {
+        let values = label_values(node, "write { exists: true } for any value", problems)?;
         return Some((vec![Test::In(texts(&values))], values));
     };
     let fields = Fields::read(node, "a label's test", &["not", "exists"], problems)?;
     let (not, exists) = (fields.get("not"), fields.get("exists"));
     if not.or(exists).is_none() {
+        // A field that is not known has been reported.
+        if !entries.is_empty() {
+            return None;
+        }
         problems.report_help(
             node.place,
             "a label's test needs `not` or `exists`",
@@ -98,7 +112,7 @@ fn tests(node: &Node, problems: &mut Collector<'_>) -> Option<(Vec<Test>, Vec<Wo
         );
         return None;
     }
-    let values = not.and_then(|field| label_values(field.node, problems));
+    let values = not.and_then(|field| label_values(field.node, "leave the label out", problems));
     let there = exists.and_then(|field| boolean(field.node, "`exists`", problems));
     if let Some(field) = exists
         && not.is_some()
@@ -129,15 +143,10 @@ fn texts(values: &[Word]) -> BTreeSet<String> {
     values.iter().map(|value| value.text.clone()).collect()
 }
 
-/// One value or a list of some.
-fn label_values(node: &Node, problems: &mut Collector<'_>) -> Option<Vec<Word>> {
+/// One value or a list of some; `absent` says what to write instead of an empty one.
+fn label_values(node: &Node, absent: &str, problems: &mut Collector<'_>) -> Option<Vec<Word>> {
     let items = match &node.value {
-        Value::List(_) => filled_list(
-            node,
-            "a label's list of values",
-            "write { exists: true } for any value",
-            problems,
-        )?,
+        Value::List(_) => filled_list(node, "a label's list of values", absent, problems)?,
         _ => std::slice::from_ref(node),
     };
     let values: Vec<Word> = items

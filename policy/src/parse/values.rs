@@ -126,8 +126,25 @@ pub(crate) fn segments(node: &Node, what: &str, problems: &mut Collector<'_>) ->
     };
     items
         .iter()
-        .filter_map(|item| word(item, "a segment", problems))
+        .filter_map(|item| segment(item, problems))
         .collect()
+}
+
+fn segment(node: &Node, problems: &mut Collector<'_>) -> Option<Word> {
+    let subnet = match &node.value {
+        Value::Map(_) => true,
+        Value::Scalar { text, .. } => text.parse::<IpNet>().is_ok(),
+        _ => false,
+    };
+    if subnet {
+        problems.report_help(
+            node.place,
+            "only a segment's name may stand here, no subnet",
+            "give the subnet a Segment with `subnets`, and name that".to_owned(),
+        );
+        return None;
+    }
+    word(node, "a segment", problems)
 }
 
 /// A mapping of label keys to values.

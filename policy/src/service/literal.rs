@@ -49,6 +49,11 @@ pub enum PortLiteralError {
         /// The greatest value.
         last: u16,
     },
+    /// Neither a port's number nor its name.
+    #[error(
+        "`{0}` is neither a port from 1 to 65535, nor a range, nor a port's name: up to 15 lower-case letters, digits and `-`"
+    )]
+    Port(String),
     /// `8010-8000`.
     #[error("the range {first}-{last} runs backwards; write {last}-{first}")]
     Reversed {
@@ -96,6 +101,16 @@ const WORDS: [&str; 7] = ["any", "tcp", "udp", "sctp", "icmp", "icmpv6", "protoc
 #[must_use]
 pub fn is_literal(word: &str) -> bool {
     word.contains('/') || WORDS.contains(&word) || protocol_by_name(word).is_some()
+}
+
+/// Every word that is a literal by itself.
+pub fn words() -> impl Iterator<Item = &'static str> {
+    WORDS.into_iter().chain(protocol_names())
+}
+
+/// The names of protocols without ports.
+pub fn protocol_names() -> impl Iterator<Item = &'static str> {
+    PROTOCOLS.into_iter().map(|(name, _)| name)
 }
 
 fn protocol_by_name(word: &str) -> Option<PortSpan> {
@@ -209,11 +224,17 @@ const fn example(slot: ProtocolSlot) -> &'static str {
 fn key(slot: ProtocolSlot, end: &str, whole: &str) -> Result<(u16, u16), PortLiteralError> {
     match slot {
         ProtocolSlot::Tcp | ProtocolSlot::Udp | ProtocolSlot::Sctp => {
-            let port = number(end, 1, u16::MAX).ok_or_else(|| PortLiteralError::Range {
-                text: whole.to_owned(),
-                what: "a port or a range of ports",
-                first: 1,
-                last: u16::MAX,
+            let port = number(end, 1, u16::MAX).ok_or_else(|| {
+                let text = whole.to_owned();
+                if whole.contains(|c: char| c.is_ascii_alphabetic()) {
+                    return PortLiteralError::Port(text);
+                }
+                PortLiteralError::Range {
+                    text,
+                    what: "a port or a range of ports",
+                    first: 1,
+                    last: u16::MAX,
+                }
             })?;
             Ok((port, port))
         }

@@ -1,5 +1,7 @@
 //! `bulkhead policy check`: every mistake in the files at once, offline.
 
+mod warnings;
+
 use std::{
     io::{self, Write},
     path::PathBuf,
@@ -19,9 +21,13 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   bulkhead policy check policies/
+  bulkhead policy check policies/ --inventory hosts.yaml --strict
   bulkhead policy check segments.yaml db.yaml -o json | jq -r .message
 
-Exit code 1 when there is a mistake. With `-o json`, an object a mistake: no output means none.
+Exit code 1 when there is a mistake. Where there is none, warnings tell of what is right and hardly
+meant: rules that never match or that others cover, segments in which nobody is, exceptions that
+end soon. They change the exit code only with --strict.
+With `-o json`, an object a mistake or warning, by its `severity`: no output means none.
 Files without any Policy are right, but `apply` wants --allow-empty for them: a warning says so.";
 
 #[derive(Debug, Args)]
@@ -30,6 +36,12 @@ pub struct Check {
     /// Policy files, and directories of them (*.yaml, *.yml, *.json; all that is below)
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// The hosts: warn also of rules and segments that none of them is in
+    #[arg(long, value_name = "FILE")]
+    inventory: Option<PathBuf>,
+    /// Exit with 1 also when there are warnings
+    #[arg(long)]
+    strict: bool,
 }
 
 impl Check {
@@ -38,15 +50,15 @@ impl Check {
     /// # Errors
     /// See [`crate::commands::run`].
     pub fn run(&self, format: Format) -> Result<Outcome> {
-        match parse(&files::policies(&self.paths)?) {
+        let files = files::policies(&self.paths)?;
+        match parse(&files) {
             Ok(set) => {
+                let inventory = self.inventory.as_deref().map(files::inventory);
+                let warned = warnings::warn(&set, &files, inventory.transpose()?.as_ref(), format)?;
                 if format == Format::Table {
                     writeln!(io::stdout(), "{}: ok", summary(&set))?;
                 }
-                if set.policies.is_empty() {
-                    eprintln!("warning: no policies: applied, it opens every host");
-                }
-                Ok(Outcome::Fine)
+                Ok(Outcome::fine_if(!(warned && self.strict)))
             }
             Err(problems) => {
                 report(&problems, format)?;
@@ -69,7 +81,11 @@ pub fn summary(set: &PolicySet) -> String {
 /// Prints problems as the answer of a command.
 pub fn report(Problems(problems): &Problems, format: Format) -> io::Result<()> {
     if format == Format::Json {
-        return json_lines(problems.iter().map(ProblemLine::from));
+        return json_lines(
+            problems
+                .iter()
+                .map(|problem| ProblemLine::new(Severity::Error, problem)),
+        );
     }
     let colour = colour_on_stdout();
     let mut out = io::stdout().lock();
@@ -83,8 +99,10 @@ pub fn report(Problems(problems): &Problems, format: Format) -> io::Result<()> {
     writeln!(out, "{}", count(problems.len(), "problem"))
 }
 
+/// A mistake or a warning, for programs.
 #[derive(Serialize)]
 struct ProblemLine<'a> {
+    severity: Severity,
     file: &'a str,
     line: u32,
     column: u32,
@@ -92,9 +110,17 @@ struct ProblemLine<'a> {
     help: Option<&'a str>,
 }
 
-impl<'a> From<&'a Problem> for ProblemLine<'a> {
-    fn from(problem: &'a Problem) -> Self {
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Severity {
+    Error,
+    Warning,
+}
+
+impl<'a> ProblemLine<'a> {
+    fn new(severity: Severity, problem: &'a Problem) -> Self {
         Self {
+            severity,
             file: &problem.file,
             line: problem.line,
             column: problem.column,

@@ -48,7 +48,12 @@ pub(super) fn read(node: &Node, problems: &mut Collector<'_>) -> Option<Assertio
         Claim::Always => "`always`",
     };
     let line = field.key.line;
-    let fields = Fields::read(field.node, what, &["from", "to", "service"], problems)?;
+    let help = |field: &str| {
+        let ports = ["ports", "allow"].contains(&field);
+        ports.then(|| "its ports are in `service`".to_owned())
+    };
+    let known = ["from", "to", "service"];
+    let fields = Fields::read_with_help(field.node, what, &known, help, problems)?;
     let mut segments = |name: &str| {
         let field = fields.require(name, what, problems);
         field

@@ -36,7 +36,12 @@ pub(super) fn read(node: &Node, problems: &mut Collector<'_>) -> Option<Exceptio
         "to",
         "ports",
     ];
-    let fields = Fields::read(node, what, &known, problems)?;
+    let help = |field: &str| match field {
+        "allow" => Some("its ports are in `ports`".to_owned()),
+        "appliesTo" => Some("its segments are in `from` and `to`".to_owned()),
+        _ => None,
+    };
+    let fields = Fields::read_with_help(node, what, &known, help, problems)?;
     let name = values::name(&fields, what, problems);
     let mut text = |name: &str| {
         let field = fields.require(name, what, problems)?;
@@ -74,7 +79,8 @@ fn moment(word: &Word, problems: &mut Collector<'_>) -> Option<Timestamp> {
         problems.report_help(
             word.place,
             format!("{} is not a date and time", quote(&word.text)),
-            "write it with its offset: 2026-12-01T00:00:00Z or 2026-12-01T01:00:00+01:00"
+            "write a day that exists, the time and its offset: 2026-12-01T00:00:00Z or \
+             2026-12-01T01:00:00+01:00"
                 .to_owned(),
         );
     }

@@ -56,7 +56,9 @@ pub(super) fn read(node: &Node, problems: &mut Collector<'_>) -> Option<Isolatio
         .map(|field| values::segments(field.node, "`segments`", problems))
         .unwrap_or_default();
     if let Some(field) = field
-        && segments.len() == 1
+        && segments
+            .first()
+            .is_some_and(|first| segments.iter().all(|it| it.text == first.text))
     {
         problems.report_help(
             field.node.place,
@@ -88,7 +90,9 @@ pub(super) fn read(node: &Node, problems: &mut Collector<'_>) -> Option<Isolatio
 
 fn except(node: &Node, index: usize, problems: &mut Collector<'_>) -> Option<ExceptDocument> {
     let what = "an exception of an Isolation";
-    let fields = Fields::read(node, what, &["from", "to", "ports"], problems)?;
+    let help = |field: &str| (field == "allow").then(|| "its ports are in `ports`".to_owned());
+    let known = ["from", "to", "ports"];
+    let fields = Fields::read_with_help(node, what, &known, help, problems)?;
     let mut segments = |name: &str| {
         let field = fields.require(name, what, problems);
         field

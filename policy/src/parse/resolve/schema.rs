@@ -7,6 +7,7 @@ use crate::{
         document::SegmentDocument,
         suggest::did_you_mean,
     },
+    selector::Test,
     set::LabelSchema,
 };
 
@@ -16,7 +17,39 @@ pub(super) fn check<'a>(
     segments: impl Iterator<Item = &'a SegmentDocument>,
     problems: &mut Collector<'_>,
 ) {
-    for (key, values) in segments.flat_map(|segment| &segment.selector.uses) {
+    for segment in segments {
+        uses(schema, segment, problems);
+        impossible(schema, segment, problems);
+    }
+}
+
+/// Requires a value, and forbids all that there are.
+fn impossible(schema: &LabelSchema, segment: &SegmentDocument, problems: &mut Collector<'_>) {
+    let requirements = &segment.selector.selector.requirements;
+    for requirement in requirements.iter().filter(|it| it.test == Test::Exists) {
+        let Some(Some(allowed)) = schema.keys.get(&requirement.key) else {
+            continue;
+        };
+        let none_left = requirements.iter().any(|other| match &other.test {
+            Test::NotIn(values) => other.key == requirement.key && allowed.is_subset(values),
+            _ => false,
+        });
+        let mut keys = segment.selector.uses.iter().map(|(key, _)| key);
+        let place = keys.find(|key| key.text == requirement.key);
+        if let Some(key) = place.filter(|_| none_left) {
+            let message = format!(
+                "this matches nobody: it excludes every value that the LabelSchema has of {}",
+                quote(&key.text)
+            );
+            let help = "leave a value in, or write { exists: false } for those without the label";
+            problems.report_help(key.place, message, help.to_owned());
+        }
+    }
+}
+
+/// Keys and values that the schema does not have.
+fn uses(schema: &LabelSchema, segment: &SegmentDocument, problems: &mut Collector<'_>) {
+    for (key, values) in &segment.selector.uses {
         if problems.is_full() {
             return;
         }
