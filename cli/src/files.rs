@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use policy::{Inventory, Parsed, PolicySet, Problems, SourceFile, parse, parse_mixed};
+use policy::{Inventory, Parsed, PolicySet, Problems, SourceFile, parse_mixed};
 
 use crate::{exit::Failure, output::count};
 

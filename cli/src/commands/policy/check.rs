@@ -10,7 +10,7 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 use policy::{
-    PolicySet, Problem, Problems,
+    Inventory, PolicySet, Problem, Problems,
     assertion::{self, Vacuous, decide},
     parse,
 };
