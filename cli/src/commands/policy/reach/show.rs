@@ -169,7 +169,8 @@ fn lines(extent: &Extent, all: Line) -> impl Iterator<Item = (Line, String)> {
     let drawn = [(all, of_all), (Line::Some, some)];
     drawn
         .into_iter()
-        .filter_map(|(line, spans)| (!spans.is_empty()).then(|| (line, ports(spans))))
+        .filter(|(_, spans)| !spans.is_empty())
+        .map(|(line, spans)| (line, ports(spans)))
 }
 
 /// Of an extent's two lists one, for people.
