@@ -68,15 +68,15 @@ pub(crate) fn telling_addresses(sets: &[&PolicySet], inventory: &Inventory) -> V
     addresses.into_iter().collect()
 }
 
-/// A key of each protocol and family at which something may change.
+/// A key of each run that no port of [`crate::testing`] tells apart, of the protocols of a family.
 pub(crate) fn telling_keys(v4: bool) -> Vec<PortKey> {
     let all: [(ProtocolSlot, &[u16]); 6] = [
         (
             ProtocolSlot::Tcp,
-            &[0, 79, 80, 90, 91, 443, 444, 1023, 1024, u16::MAX],
+            &[0, 1, 80, 81, 82, 90, 91, 443, 444, 1024, 1025, u16::MAX],
         ),
-        (ProtocolSlot::Udp, &[0, 53, 54, 80, 81]),
-        (ProtocolSlot::Sctp, &[79, 80]),
+        (ProtocolSlot::Udp, &[0, 53, 54, 81]),
+        (ProtocolSlot::Sctp, &[79, 80, 81]),
         (ProtocolSlot::Icmp, &[0, 1795, 2048, 2049, 2304]),
         (ProtocolSlot::Icmpv6, &[0, 32_768, 32_769, 33_024]),
         (ProtocolSlot::Other, &[0, 40, 47, 48, 51, 255]),
