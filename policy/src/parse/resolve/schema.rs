@@ -5,7 +5,7 @@ use crate::{
     parse::{
         collector::{Collector, quote},
         document::SegmentDocument,
-        suggest::did_you_mean,
+        fields::Word,
     },
     selector::Test,
     set::LabelSchema,
@@ -26,17 +26,20 @@ pub(super) fn check<'a>(
 /// Requires a value, and forbids all that there are.
 fn impossible(schema: &LabelSchema, segment: &SegmentDocument, problems: &mut Collector<'_>) {
     let requirements = &segment.selector.selector.requirements;
-    for requirement in requirements.iter().filter(|it| it.test == Test::Exists) {
-        let Some(Some(allowed)) = schema.keys.get(&requirement.key) else {
+    for of_key in requirements.chunk_by(|one, other| one.key == other.key) {
+        let name = &of_key[0].key;
+        let Some(Some(allowed)) = schema.keys.get(name) else {
             continue;
         };
-        let none_left = requirements.iter().any(|other| match &other.test {
-            Test::NotIn(values) => other.key == requirement.key && allowed.is_subset(values),
-            _ => false,
-        });
+        let exists = of_key.iter().any(|it| it.test == Test::Exists);
+        let none_left = of_key
+            .iter()
+            .any(|it| matches!(&it.test, Test::NotIn(values) if allowed.is_subset(values)));
+        if !exists || !none_left || problems.is_full() {
+            continue;
+        }
         let mut keys = segment.selector.uses.iter().map(|(key, _)| key);
-        let place = keys.find(|key| key.text == requirement.key);
-        if let Some(key) = place.filter(|_| none_left) {
+        if let Some(key) = keys.find(|key| key.text == *name) {
             let message = format!(
                 "this matches nobody: it excludes every value that the LabelSchema has of {}",
                 quote(&key.text)
@@ -55,7 +58,8 @@ fn uses(schema: &LabelSchema, segment: &SegmentDocument, problems: &mut Collecto
         }
         let Some(allowed) = schema.keys.get(&key.text) else {
             if !is_reserved_label(&key.text) {
-                let help = did_you_mean(&key.text, schema.keys.keys().map(String::as_str))
+                let help = problems
+                    .did_you_mean(&key.text, schema.keys.keys().map(String::as_str))
                     .unwrap_or_else(|| "add it to the LabelSchema".to_owned());
                 let message = format!("the LabelSchema has no key {}", quote(&key.text));
                 problems.report_help(key.place, message, help);
@@ -63,8 +67,13 @@ fn uses(schema: &LabelSchema, segment: &SegmentDocument, problems: &mut Collecto
             continue;
         };
         let Some(allowed) = allowed else { continue };
-        for value in values.iter().filter(|value| !allowed.contains(&value.text)) {
-            let help = did_you_mean(&value.text, allowed.iter().map(String::as_str))
+        let unknown = |value: &&Word| !allowed.contains(&value.text);
+        for value in values.iter().filter(unknown) {
+            if problems.is_full() {
+                return;
+            }
+            let help = problems
+                .did_you_mean(&value.text, allowed.iter().map(String::as_str))
                 .unwrap_or_else(|| "add it to the LabelSchema".to_owned());
             let message = format!(
                 "the LabelSchema has no value {} of {}",
