@@ -44,6 +44,16 @@ pub fn policies(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
     read(&found.files)
 }
 
+/// Reads policy files for a command that takes Kubernetes manifests too; their pods are left out.
+///
+/// # Errors
+/// What [`policies`] refuses, and every problem in the files, rendered.
+pub fn mixed_policy_set(paths: &[PathBuf]) -> Result<PolicySet> {
+    parse_mixed(&policies(paths)?)
+        .map(|Parsed { set, inventory: _ }| set)
+        .map_err(|problems| Failure::refused(render(&problems)).into())
+}
+
 /// Reads an inventory file.
 ///
 /// # Errors

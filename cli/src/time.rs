@@ -26,7 +26,7 @@ pub fn to_unix_ns(time: Timestamp) -> u64 {
 }
 
 /// This moment, as policy counts time.
-pub fn policy_now() -> policy::Timestamp {
+pub fn now() -> policy::Timestamp {
     // A clock before 1970 is wrong; nothing has expired by it.
     policy::Timestamp(u64::try_from(Timestamp::now().as_second()).unwrap_or(0))
 }

@@ -146,6 +146,10 @@ impl App {
             let controller = Arc::clone(&controller);
             async move { controller.publish_changes().await }
         }));
+        tasks.spawn(until(stop.clone(), {
+            let controller = Arc::clone(&controller);
+            async move { controller.watch_assertions().await }
+        }));
         tasks.spawn(until(stop.clone(), tidy(Arc::clone(&controller))));
         tracing::info!(%address, data_dir = %data_dir.display(), "serving");
         // Without systemd there is nobody to tell.

@@ -26,6 +26,7 @@ use crate::{
     store::{KeptDenial, Store},
 };
 
+mod assertions;
 mod denials;
 mod enrol;
 mod operate;
@@ -54,6 +55,8 @@ pub struct Controller {
     state: Mutex<State>,
     /// Hosts or addresses have changed since the last compilation.
     stale: Notify,
+    /// They have changed since the assertions were last decided.
+    doubt: Notify,
     denials: broadcast::Sender<Arc<KeptDenial>>,
     security_events: AtomicU64,
 }
@@ -91,6 +94,7 @@ impl Controller {
             limits,
             state: Mutex::new(state),
             stale: Notify::new(),
+            doubt: Notify::new(),
             denials: broadcast::Sender::new(FOLLOWERS_BACKLOG),
             security_events: AtomicU64::new(0),
         };
@@ -123,6 +127,7 @@ impl Controller {
         }
         let given = state.publisher.publish(compilation);
         tracing::debug!(hosts = given, revision = %state.policy.source.revision, "published");
+        self.doubt.notify_one();
         Ok(())
     }
 

@@ -283,6 +283,7 @@ ingress: []
             what: "rules",
             needed: 2,
             limit: 1,
+            costliest: Vec::new(),
         };
         next.unfit.push(Unfit {
             hosts: vec![id],

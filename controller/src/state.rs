@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use policy::{HostName, IdentityTable, PolicySet};
+use policy::{HostName, IdentityTable, Inventory, PolicySet};
 use proto::{Sha256Digest, spiffe::HostId};
 use tokio_util::sync::CancellationToken;
 
@@ -199,6 +199,13 @@ impl State {
                 .last_live
                 .get(&id)
                 .is_some_and(|since| since.elapsed() < grace)
+    }
+
+    /// Every host as policy sees it.
+    pub fn inventory(&self) -> Inventory {
+        Inventory {
+            hosts: self.hosts().map(Host::to_policy).collect(),
+        }
     }
 
     /// What is to be compiled now.

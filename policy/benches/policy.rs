@@ -1,6 +1,8 @@
 //! How fast policy is compiled, kept up to date and asked: medians of several rounds, on one core.
+//! All of it is computation in one thread, so what is measured is the time that this process had a core:
+//! what a clock on the wall shows on a machine that does nothing else.
 //!
-//! `cargo xtask bench policy` runs this. One JSON object a line: `bench`, `name`, `value`, `unit`, `rounds`.
+//! `cargo xtask bench policy` runs this; arguments are beginnings of the names to measure. One JSON object a line: `bench`, `name`, `value`, `unit`, `rounds`.
 
 #[path = "policy/synthetic.rs"]
 mod synthetic;
@@ -11,13 +13,13 @@ use std::{
     hint::black_box,
     io::{Error, Result},
     process::Command,
-    time::Instant,
 };
 
 use bulkhead_policy::{
     Fleet, HostName, IdentityTable, Population, Revision, check_fit, classify, compile,
     evaluate::{evaluator::Evaluator, query::Query},
 };
+use rustix::time::ClockId;
 
 /// Asks this program for a fleet and the most memory that it took.
 const CHILD: &str = "--fleet-peak";
@@ -28,11 +30,33 @@ fn main() -> Result<()> {
         println!("{}", peak_kilobytes()?);
         return Ok(());
     }
-    compile_3k_1k();
-    overlap_2k();
-    fleet_changes()?;
-    fleet_peak()?;
-    eval();
+    let names: Vec<String> = env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let is_asked =
+        |name: &str| names.is_empty() || names.iter().any(|asked| name.starts_with(asked.as_str()));
+    if is_asked("compile_3k_1k_ms") {
+        compile_3k_1k();
+    }
+    if is_asked("overlap_2k_ms") {
+        overlap_2k();
+    }
+    if is_asked("fleet_full_ms") {
+        fleet_full();
+    }
+    if is_asked("fleet_one_policy_ms") {
+        fleet_one_policy();
+    }
+    if is_asked("fleet_one_address_ms") {
+        fleet_one_address()?;
+    }
+    if is_asked("fleet_peak_mb") {
+        fleet_peak()?;
+    }
+    if is_asked("eval_per_second") {
+        eval();
+    }
     Ok(())
 }
 
@@ -42,14 +66,20 @@ fn report(name: &str, value: f64, unit: &str, rounds: usize) {
     );
 }
 
+/// Seconds that this process had a core.
+fn core_time() -> f64 {
+    let time = rustix::time::clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 /// The median of how many milliseconds a piece of work takes.
 fn milliseconds<T>(rounds: usize, mut work: impl FnMut(usize) -> T) -> f64 {
     black_box(work(0));
     let mut taken: Vec<f64> = (1..=rounds)
         .map(|round| {
-            let start = Instant::now();
+            let start = core_time();
             black_box(work(round));
-            start.elapsed().as_secs_f64() * 1e3
+            (core_time() - start) * 1e3
         })
         .collect();
     taken.sort_by(f64::total_cmp);
@@ -66,21 +96,7 @@ fn compile_3k_1k() {
     let both = milliseconds(rounds, |_| classify(&compiled()));
     let policy = compiled();
     assert!(policy.rules.len() >= 3_000, "the rules are missing");
-    if env::var_os("BENCH_PARTS").is_some() {
-        report(
-            "part_compile_ms",
-            milliseconds(rounds, |_| compiled()),
-            "ms",
-            rounds,
-        );
-        report(
-            "part_classify_ms",
-            milliseconds(rounds, |_| classify(&policy)),
-            "ms",
-            rounds,
-        );
-        eprintln!("{:?}", check_fit(&policy));
-    }
+    assert!(check_fit(&policy).is_ok(), "the policy does not fit");
     report("compile_3k_1k_ms", both, "ms", rounds);
 }
 
@@ -110,11 +126,13 @@ fn publish(fleet: &Fleet) -> usize {
         .sum()
 }
 
-fn fleet_changes() -> Result<()> {
+fn fleet_full() {
     let rounds = 5;
     let full = milliseconds(rounds, |_| publish(&fleet()));
     report("fleet_full_ms", full, "ms", rounds);
+}
 
+fn fleet_one_policy() {
     let mut fleet = fleet();
     let rounds = 11;
     // Every other round the policy is as it was.
@@ -135,7 +153,10 @@ fn fleet_changes() -> Result<()> {
         policies.filter(|policy| check_fit(policy).is_ok()).count()
     });
     report("fleet_one_policy_ms", one_policy, "ms", rounds);
+}
 
+fn fleet_one_address() -> Result<()> {
+    let mut fleet = fleet();
     let rounds = 201;
     let name = HostName("a12-web-prod-4120".to_owned());
     let inventory = synthetic::hosts(10_000, 100);

@@ -81,7 +81,7 @@ fn mistakes_in_several_files_are_sorted() {
 }
 
 /// Generous: a debug build on a busy machine is meant to pass, a quadratic parser to fail.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The problems of a file, found in bounded time.
 fn soon(content: &str) -> Problems {
@@ -298,13 +298,10 @@ fn too_many_rules_are_named() {
         limits::MAX_RULES
     ]);
     let (needed, limit) = (limits::MAX_RULES + 2, limits::MAX_RULES);
-    assert_eq!(
-        check_fit(&policy),
-        Err(TooLarge {
-            what: "rules",
-            needed,
-            limit
-        })
+    let found = check_fit(&policy);
+    assert!(
+        matches!(found, Err(TooLarge { what: "rules", needed: n, limit: l, .. }) if (n, l) == (needed, limit)),
+        "{found:?}"
     );
 }
 

@@ -10,6 +10,7 @@ mod explaining;
 mod importing;
 mod offline;
 mod online;
+mod reaching;
 mod run;
 mod warning;
 mod watching;

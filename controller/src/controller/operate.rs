@@ -8,7 +8,7 @@ use std::{
 use policy::{PolicySet, Revision, SourceFile, Timestamp, set::OrderedPolicy};
 use proto::{Sha256Digest, convert::address_to_bytes, v1};
 
-use super::{Controller, compile};
+use super::{Controller, assertions, compile};
 use crate::{
     error::{Error, Result},
     labels,
@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl Controller {
-    /// Checks a policy set, compiles it for every host, and unless `dry_run` puts it in force.
+    /// Checks a policy set, compiles it for every host, decides its assertions, and unless `dry_run` puts it in force.
     /// What is wrong with it is part of the answer; nothing has changed then.
     ///
     /// # Errors
@@ -63,6 +63,15 @@ impl Controller {
         if !compilation.unfit.is_empty() {
             tracing::info!(operator, "policy refused: it does not fit");
             return Ok(refused(unfit(&state, &compilation)));
+        }
+        let failures = assertions::failures(Arc::clone(&set), state.inventory()).await?;
+        if !failures.is_empty() {
+            tracing::info!(
+                operator,
+                failures = failures.len(),
+                "policy refused: assertions fail"
+            );
+            return Ok(refused(failures.iter().map(assertions::text).collect()));
         }
         let hosts_changed = count(state.publisher.changes(&compilation));
         if dry_run {

@@ -8,6 +8,7 @@
 
 mod addresses;
 mod agent;
+mod assertions;
 mod denials;
 mod enrolment;
 mod policies;

@@ -8,7 +8,10 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::site::Site;
+use crate::{
+    assertions::NEVER,
+    site::{POLICY, Site},
+};
 
 fn controller(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bulkhead-controller"));
@@ -139,4 +142,45 @@ fn init_prints_the_operators_file_and_refuses_to_do_it_twice() {
     let (code, said) = run(&arguments);
     assert_eq!(code, Some(78));
     assert!(said.contains("has a CA already"), "{said}");
+}
+
+#[tokio::test]
+async fn an_assertion_that_hosts_make_fail_is_told_of_and_the_policy_stays() {
+    let mut site = Site::new().await;
+    // Nobody is there of whom it speaks.
+    let answer = site.apply(&format!("{POLICY}{NEVER}")).await;
+    assert_eq!((answer.revision, answer.problems), (1, Vec::new()));
+    for (name, tier, address) in [("web-1", "web", "10.1.0.1"), ("db-1", "db", "10.2.0.1")] {
+        let host = site.enrol(name, tier).await;
+        host.connect(&site, &[address]).await.policy().await;
+        let has = |host: &proto::v1::HostStatus| !host.addresses.is_empty();
+        site.host_when(name, has).await;
+    }
+    site.stop().await;
+
+    let mut child = controller(&["serve", "--listen", "127.0.0.1:0"])
+        .args(["--data-dir", text(&site.options.data_dir)])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("since hosts have changed") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "it ended");
+    }
+    for word in [
+        "WARN",
+        "policy.yaml:22",
+        "web-stays-away",
+        "10.1.0.1",
+        "10.2.0.1",
+    ] {
+        assert!(line.contains(word), "{line}");
+    }
+    signal(&child, Signal::TERM);
+    // It says more as it ends.
+    let mut rest = String::new();
+    log.read_to_string(&mut rest).unwrap();
+    assert!(child.wait().unwrap().success(), "{rest}");
 }

@@ -185,7 +185,7 @@ fn what_does_not_fit_names_the_rules_that_cost_most() {
         last,
     };
     // Each alone costs nothing to speak of: a row, or a column.
-    let mut rules: Vec<Rule> = (0..600)
+    let mut rules: Vec<Rule> = (0..750)
         .map(|n| {
             let subnet = format!("10.{}.{}.0/24", n / 256, n % 256);
             at(10 + n, allow(&[], &[(&subnet, &[])], &[tcp(1, 9)]))

@@ -1,6 +1,6 @@
 //! Rules, and parts of rules, that no flow can match.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Kind, Warning,
@@ -12,34 +12,50 @@ use crate::{
     host_policy::SubnetMatch,
     inventory::{Inventory, PORT_SCOPE},
     set::{NamedPort, Peer, Peers, PolicySet, Ports, SegmentId},
+    words::Tier,
 };
 
-/// Policies that no host of the inventory is subject to.
+/// Policies that no host of the inventory is subject to, each once: all that one document wrote
+/// has one name.
 pub(super) fn applies_to_nobody(
     set: &PolicySet,
     written: &[Written<'_>],
     members: &Members,
 ) -> Vec<Warning> {
-    let nobody = |policy: &&Written<'_>| {
-        let mut segments = policy.applies_to.iter();
-        !segments.any(|id| members.has_hosts(*id))
-    };
-    let warning = |policy: &Written<'_>| {
-        let first = policy.rules.first().map(|rule| rule.origin);
-        let origin = policy.origin.or(first)?;
+    let mut documents: BTreeMap<(Tier, &str), Vec<&Written<'_>>> = BTreeMap::new();
+    for policy in written {
+        let document = documents.entry((policy.tier, policy.name)).or_default();
+        document.push(policy);
+    }
+    let warning = |(tier, name), document: Vec<&Written<'_>>| {
+        let segments: BTreeSet<SegmentId> = document
+            .iter()
+            .flat_map(|policy| policy.applies_to)
+            .copied()
+            .collect();
+        let origins = document.iter().filter_map(|policy| {
+            let first = policy.rules.first().map(|rule| rule.origin);
+            policy.origin.or(first)
+        });
+        let origin = origins.min_by_key(|origin| (&origin.file, origin.line))?;
+        if segments.iter().any(|id| members.has_hosts(*id)) {
+            return None;
+        }
+        let segments: Vec<SegmentId> = segments.into_iter().collect();
         Some(Warning {
             origin: origin.clone(),
             kind: Kind::NeverMatches,
             message: format!(
-                "{} `{}` applies to nobody: no host of the inventory is in {}",
-                policy.tier,
-                policy.name,
-                names(set, policy.applies_to)
+                "{tier} `{name}` applies to nobody: no host of the inventory is in {}",
+                names(set, &segments)
             ),
             help: "check `appliesTo`, and the labels and addresses in the inventory".to_owned(),
         })
     };
-    written.iter().filter(nobody).filter_map(warning).collect()
+    documents
+        .into_iter()
+        .filter_map(|(key, document)| warning(key, document))
+        .collect()
 }
 
 /// Rules that name only peers or ports that cannot be, by number.

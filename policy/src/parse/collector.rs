@@ -1,19 +1,15 @@
 //! Gathers mistakes while reading goes on.
 
 use crate::{
-    parse::{
-        suggest::did_you_mean,
-        yaml::{Place, lines},
-    },
+    parse::yaml::{Place, lines},
     problem::{Problem, Problems},
     source::SourceFile,
 };
 
 /// So many mistakes are kept; more help nobody, and would let a file fill the memory.
 const MAX_PROBLEMS: usize = 1_000;
-/// So many words are compared to find out what wrong ones were meant to be: all of most sets, but
-/// not every name of a huge one a thousand times.
-const MAX_COMPARISONS: usize = 2_000_000;
+/// So many mistakes get a suggestion from among the names of the files.
+const MAX_SUGGESTIONS: usize = 100;
 /// Characters of a source line that are shown.
 const MAX_LINE: usize = 160;
 
@@ -22,7 +18,6 @@ pub(crate) struct Collector<'a> {
     pub files: &'a [SourceFile],
     found: Vec<Found>,
     not_kept: usize,
-    comparisons: usize,
 }
 
 struct Found {
@@ -37,7 +32,6 @@ impl<'a> Collector<'a> {
             files,
             found: Vec::new(),
             not_kept: 0,
-            comparisons: 0,
         }
     }
 
@@ -67,20 +61,9 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Whether more reports would only be counted: spares the search for a suggestion.
-    pub fn is_full(&self) -> bool {
-        self.found.len() >= MAX_PROBLEMS
-    }
-
-    /// [`did_you_mean`] for words that authors made up, of which there may be very many.
-    pub fn did_you_mean<'w>(
-        &mut self,
-        word: &str,
-        known: impl ExactSizeIterator<Item = &'w str>,
-    ) -> Option<String> {
-        self.comparisons += known.len();
-        let may = self.comparisons <= MAX_COMPARISONS;
-        may.then(|| did_you_mean(word, known)).flatten()
+    /// Whether the next report is worth the search for a suggestion, which walks all names.
+    pub fn wants_suggestion(&self) -> bool {
+        self.found.len() < MAX_SUGGESTIONS
     }
 
     /// Whether nothing was reported yet.

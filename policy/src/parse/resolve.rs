@@ -19,6 +19,7 @@ use crate::{
         },
         fields::Word,
         ports::PortWord,
+        suggest::did_you_mean,
         yaml::Place,
     },
     service::{literal::PortLiteral, merge},
@@ -328,8 +329,11 @@ impl<'a> Resolver<'a, '_> {
     fn segment(&mut self, word: &Word) -> Option<SegmentId> {
         let id = self.segment_ids.get(word.text.as_str()).copied();
         if id.is_none() && !self.is_excused(word) {
-            let known = self.segment_ids.keys().copied();
-            let help = self.problems.did_you_mean(&word.text, known);
+            let help = self
+                .problems
+                .wants_suggestion()
+                .then(|| did_you_mean(&word.text, self.segment_ids.keys().copied()))
+                .flatten();
             let message = format!("there is no Segment {}", quote(&word.text));
             self.problems.report_help(word.place, message, help);
         }
@@ -340,10 +344,11 @@ impl<'a> Resolver<'a, '_> {
         let services = self.services;
         let service = services.get(&word.text).map(|(_, service)| service);
         if service.is_none() && !self.is_excused(word) {
-            let known = services.keys().map(String::as_str);
             let help = self
                 .problems
-                .did_you_mean(&word.text, known)
+                .wants_suggestion()
+                .then(|| did_you_mean(&word.text, services.keys().map(String::as_str)))
+                .flatten()
                 .unwrap_or_else(|| "name a Service, or write a port such as tcp/5432".to_owned());
             let message = format!("there is no Service {}", quote(&word.text));
             self.problems.report_help(word.place, message, help);
@@ -369,8 +374,8 @@ impl<'a> Resolver<'a, '_> {
         has_room
     }
 
-    /// Whether an unknown name needs no report: its document has one, or there are enough.
+    /// Whether an unknown name needs no report: its document has one.
     fn is_excused(&self, word: &Word) -> bool {
-        self.broken.contains(&word.text) || self.problems.is_full()
+        self.broken.contains(&word.text)
     }
 }

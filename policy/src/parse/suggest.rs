@@ -1,10 +1,18 @@
 //! "Did you mean": the closest of the words that are known.
 
+/// Bytes of the longest word that is compared.
+const LONGEST: usize = 320;
+/// So many known words are compared.
+const MOST: usize = 20_000;
+
 /// Help that names the known word closest to `word`, if one is close.
 pub(crate) fn did_you_mean<'a>(
     word: &str,
     known: impl IntoIterator<Item = &'a str>,
 ) -> Option<String> {
+    if word.len() > LONGEST {
+        return None;
+    }
     let word: Vec<char> = word.chars().collect();
     // A longer word has room for more slips; what differs in every letter is another word.
     let limit = word
@@ -14,6 +22,8 @@ pub(crate) fn did_you_mean<'a>(
         .min(word.len().saturating_sub(1));
     known
         .into_iter()
+        .take(MOST)
+        .filter(|candidate| candidate.len() <= LONGEST)
         .filter_map(|candidate| Some((distance(&word, candidate, limit)?, candidate)))
         .min()
         .map(|(_, candidate)| format!("did you mean `{candidate}`?"))

@@ -187,7 +187,14 @@ fn message(error: &serde_saphyr::Error) -> String {
         | Error::AliasReplayStackDepthExceeded { .. } => {
             "aliases that multiply into more than anybody's policy needs".to_owned()
         }
-        error => UserMessageFormatter.format_message(error).into_owned(),
+        error => {
+            let message = UserMessageFormatter.format_message(error).into_owned();
+            // The scanner has a limit of its own, which comes first for `[[[[...`.
+            if message.contains("recursion limit exceeded") {
+                return format!("nested more than {MAX_DEPTH} deep");
+            }
+            message
+        }
     }
 }
 

@@ -3,7 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -12,113 +15,10 @@ use super::*;
 use crate::{
     evaluate::{Flow, evaluate},
     service::PortKey,
-    set::{Exception, NamedPort, OrderedPolicy, OrderedRule, Peer, Peers, Ports, SegmentId},
+    set::{Peer, Peers, Ports},
     testing::{Scenario, scenario},
-    words::{Action, Effect, Mode, Timestamp},
+    words::Effect,
 };
-
-/// A scenario with guardrails, exceptions, baselines and named ports made of its policies, as some
-/// random numbers say.
-pub(crate) fn rich_scenario() -> impl Strategy<Value = Scenario> {
-    (scenario(), proptest::collection::vec(any::<u8>(), 24)).prop_map(|(mut scenario, dice)| {
-        let mut dice = dice.into_iter().cycle();
-        let mut roll = move |sides: u8| dice.next().map_or(0, |die| die % sides);
-        for host in &mut scenario.inventory.hosts {
-            match roll(3) {
-                0 => host
-                    .labels
-                    .insert("port:tcp/http".to_owned(), "80".to_owned()),
-                1 => host
-                    .labels
-                    .insert("port:tcp/http".to_owned(), "90,443".to_owned()),
-                _ => None,
-            };
-        }
-        let set = &mut scenario.set;
-        let (mut tiers, mut exceptions) = ([Vec::new(), Vec::new()], Vec::new());
-        for policy in &set.policies {
-            let sides = [&policy.ingress, &policy.egress].map(|side| {
-                let rules = side.iter().flat_map(|side| &side.rules);
-                rules
-                    .map(|allow| {
-                        let named = NamedPort {
-                            slot: ProtocolSlot::Tcp,
-                            name: "http".to_owned(),
-                        };
-                        let mut ports = allow.ports.clone();
-                        if let Ports::Of {
-                            spans,
-                            named: names,
-                        } = &mut ports
-                            && roll(2) == 0
-                        {
-                            spans.truncate(usize::from(roll(3)));
-                            names.push(named);
-                        }
-                        let action = match roll(3) {
-                            0 => Action::Allow,
-                            1 => Action::Deny,
-                            _ => Action::Pass,
-                        };
-                        let origin = Origin {
-                            rule: format!("{}-{action}-{}", allow.origin.rule, roll(200)),
-                            ..(*allow.origin).clone()
-                        };
-                        OrderedRule {
-                            action,
-                            peers: allow.peers.clone(),
-                            ports,
-                            log: false,
-                            origin: Arc::new(origin),
-                        }
-                    })
-                    .collect::<Vec<_>>()
-            });
-            if roll(3) == 0
-                && let Some(Peers::Of(peers)) = sides[0].first().map(|rule| &rule.peers)
-            {
-                let from: Vec<SegmentId> = peers
-                    .iter()
-                    .filter_map(|peer| match peer {
-                        Peer::Segment(id) => Some(*id),
-                        Peer::Subnet(_) => None,
-                    })
-                    .collect::<BTreeSet<_>>()
-                    .into_iter()
-                    .collect();
-                exceptions.push(Exception {
-                    name: policy.name.clone(),
-                    owner: "somebody".to_owned(),
-                    reason: "a test".to_owned(),
-                    expires: Timestamp(u64::MAX),
-                    from,
-                    to: policy.applies_to.clone(),
-                    ports: sides[0][0].ports.clone(),
-                    origin: Arc::new(Origin::unwritten(&format!("{}-exception", policy.name))),
-                });
-            }
-            let tier = usize::from(roll(2));
-            let [ingress, egress] = sides;
-            let tier: &mut Vec<OrderedPolicy> = &mut tiers[tier];
-            tier.push(OrderedPolicy {
-                name: policy.name.clone(),
-                priority: u32::try_from(tier.len()).unwrap(),
-                applies_to: policy.applies_to.clone(),
-                ingress,
-                egress,
-                mode: if roll(5) == 0 {
-                    Mode::Observe
-                } else {
-                    Mode::Enforce
-                },
-            });
-        }
-        set.policies.retain(|_| roll(3) > 0);
-        [set.guardrails, set.baselines] = tiers;
-        set.exceptions = exceptions;
-        scenario
-    })
-}
 
 /// Addresses on both sides of every prefix that is named, and all that are held.
 pub(crate) fn telling_addresses(sets: &[&PolicySet], inventory: &Inventory) -> Vec<IpAddr> {
@@ -230,7 +130,8 @@ fn groups_of(sets: &[&PolicySet], inventory: &Inventory, address: IpAddr) -> BTr
     let mut names = BTreeSet::new();
     for set in sets {
         for segment in &set.segments {
-            let by_labels = host.is_some_and(|host| segment.selector.matches(&host.labels));
+            let by_labels = host
+                .is_some_and(|host| segment.selector.matches(&set.identity_labels(&host.labels)));
             let holds = |at: &IpAddr| segment.subnets.iter().any(|net| net.contains(at));
             if by_labels || addresses.iter().any(holds) {
                 names.insert(segment.name.clone());
@@ -243,6 +144,9 @@ fn groups_of(sets: &[&PolicySet], inventory: &Inventory, address: IpAddr) -> BTr
     names
 }
 
+/// By protocol and key: how many flows hold, of how many.
+type Counts = BTreeMap<(u8, u16), (usize, usize)>;
+
 /// For each flow that some host judges and pair of groups: what `holds` says of it is in the extents.
 fn agrees(
     sets: &[&PolicySet],
@@ -250,11 +154,9 @@ fn agrees(
     holds: impl Fn(&Flow) -> bool,
     extents: &[(String, String, Extent)],
 ) -> Result<(), TestCaseError> {
-    use std::collections::BTreeMap;
     let addresses = telling_addresses(sets, inventory);
     // For each pair of groups and key: flows that hold, and all.
-    let mut counted: BTreeMap<(String, String), BTreeMap<(u8, u16), (usize, usize)>> =
-        BTreeMap::new();
+    let mut counted: BTreeMap<(String, String), Counts> = BTreeMap::new();
     for flow in all_flows(&addresses, inventory) {
         let ends = [flow.source, flow.destination];
         if ends.iter().all(|end| inventory.holder(*end).is_none()) {
@@ -305,7 +207,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     #[test]
-    fn reach_by_host_is_what_evaluation_allows_for_every_flow(scenario in rich_scenario()) {
+    fn reach_by_host_is_what_evaluation_allows_for_every_flow(scenario in scenario()) {
         let Scenario { set, inventory, .. } = &scenario;
         let found = reach(set, inventory).unwrap();
         let held: Vec<IpAddr> =
@@ -329,7 +231,7 @@ proptest! {
     }
 
     #[test]
-    fn reach_by_segment_says_what_holds_for_all_and_for_some(scenario in rich_scenario()) {
+    fn reach_by_segment_says_what_holds_for_all_and_for_some(scenario in scenario()) {
         let Scenario { set, inventory, .. } = &scenario;
         let question = Question::default();
         let mut survey = Survey::new(set, inventory, &question).unwrap();
@@ -340,7 +242,7 @@ proptest! {
 
     #[test]
     fn differences_are_what_one_set_allows_and_the_other_does_not(
-        before in rich_scenario(), after in rich_scenario(),
+        before in scenario(), after in scenario(),
     ) {
         let (inventory, before, after) = (&before.inventory, &before.set, &after.set);
         let question = Question::default();
@@ -371,7 +273,7 @@ proptest! {
 
     #[test]
     fn a_question_cuts_the_answer_and_changes_nothing_of_it(
-        scenario in rich_scenario(),
+        scenario in scenario(),
         subnet in proptest::sample::select(vec!["10.0.1.0/30", "10.0.0.0/8", "10.0.1.3", "fd00:1::/64"]),
         reversed in any::<bool>(),
     ) {

@@ -9,13 +9,18 @@ use std::{
 
 use anyhow::Result;
 use clap::Args;
-use policy::{PolicySet, Problem, Problems, parse};
+use policy::{
+    PolicySet, Problem, Problems,
+    assertion::{self, Vacuous, decide},
+    parse,
+};
 use serde::Serialize;
 
 use crate::{
     exit::Outcome,
     files,
-    output::{Format, colour_on_stdout, count, json_lines, paint_problem, printable},
+    output::{Format, colour_on_stdout, count, json_lines, paint_problem, place, printable},
+    time::now,
 };
 
 const EXAMPLES: &str = "\
@@ -24,10 +29,13 @@ Examples:
   bulkhead policy check policies/ --inventory hosts.yaml --strict
   bulkhead policy check segments.yaml db.yaml -o json | jq -r .message
 
-Exit code 1 when there is a mistake. Where there is none, warnings tell of what is right and hardly
-meant: rules that never match or that others cover, segments in which nobody is, exceptions that
-end soon. They change the exit code only with --strict.
-With `-o json`, an object a mistake or warning, by its `severity`: no output means none.
+With an inventory the assertions are decided, over every flow there can be: one that fails is shown
+with a flow that breaks it. Exceptions that have expired allow nothing there.
+
+Exit code 1 when there is a mistake, or an assertion fails. Where there is no mistake, warnings tell
+of what is right and hardly meant: rules that never match or that others cover, segments in which
+nobody is, exceptions that end soon. They change the exit code only with --strict.
+With `-o json`, an object a mistake, failure or warning, by its `severity`: no output means none.
 Files without any Policy are right, but `apply` wants --allow-empty for them: a warning says so.";
 
 #[derive(Debug, Args)]
@@ -36,7 +44,8 @@ pub struct Check {
     /// Policy files, and directories of them (*.yaml, *.yml, *.json; all that is below)
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// The hosts: warn also of rules and segments that none of them is in
+    /// The hosts (`hosts: [{name, addresses, labels}]`): decide the assertions for them, and warn also
+    /// of rules and segments that none of them is in
     #[arg(long, value_name = "FILE")]
     inventory: Option<PathBuf>,
     /// Exit with 1 also when there are warnings
@@ -54,11 +63,24 @@ impl Check {
         match parse(&files) {
             Ok(set) => {
                 let inventory = self.inventory.as_deref().map(files::inventory);
-                let warned = warnings::warn(&set, &files, inventory.transpose()?.as_ref(), format)?;
-                if format == Format::Table {
+                let inventory = inventory.transpose()?;
+                let holds = match &inventory {
+                    Some(inventory) => assertions(&set, inventory, format)?,
+                    None => {
+                        if !set.assertions.is_empty() {
+                            let undecided = count(set.assertions.len(), "assertion");
+                            eprintln!(
+                                "note: {undecided} not decided: name the hosts with --inventory"
+                            );
+                        }
+                        true
+                    }
+                };
+                let warned = warnings::warn(&set, &files, inventory.as_ref(), format)?;
+                if holds && format == Format::Table {
                     writeln!(io::stdout(), "{}: ok", summary(&set))?;
                 }
-                Ok(Outcome::fine_if(!(warned && self.strict)))
+                Ok(Outcome::fine_if(holds && !(warned && self.strict)))
             }
             Err(problems) => {
                 report(&problems, format)?;
@@ -66,6 +88,35 @@ impl Check {
             }
         }
     }
+}
+
+/// Decides the assertions and prints those that fail; whether none does.
+fn assertions(set: &PolicySet, inventory: &Inventory, format: Format) -> Result<bool> {
+    let decided = decide(&set.clone().at(now()), inventory);
+    for Vacuous { assertion, origin } in &decided.vacuous {
+        let place = place(origin);
+        eprintln!(
+            "note: {place}: assertion `{assertion}` holds: there is no flow that it speaks of"
+        );
+    }
+    let failures = &decided.failures;
+    match format {
+        Format::Json => json_lines(failures.iter().map(FailureLine::from))?,
+        Format::Table => {
+            let colour = colour_on_stdout();
+            let mut out = io::stdout().lock();
+            for failure in failures {
+                let text = format!("{}: {failure}", place(&failure.origin));
+                write!(out, "{}", paint_problem(&printable(&text), colour))?;
+                writeln!(out)?;
+            }
+            if !failures.is_empty() {
+                let all = count(set.assertions.len(), "assertion");
+                writeln!(out, "{} of {all} failed", failures.len())?;
+            }
+        }
+    }
+    Ok(failures.is_empty())
 }
 
 /// `3 segments, 2 services, 4 policies`.
@@ -97,6 +148,32 @@ pub fn report(Problems(problems): &Problems, format: Format) -> io::Result<()> {
         )?;
     }
     writeln!(out, "{}", count(problems.len(), "problem"))
+}
+
+/// As a problem. An assertion's claim stands at the start of its line.
+#[derive(Serialize)]
+struct FailureLine<'a> {
+    severity: Severity,
+    file: &'a str,
+    line: u32,
+    column: u32,
+    message: String,
+    help: Option<&'a str>,
+    assertion: &'a str,
+}
+
+impl<'a> From<&'a assertion::Failure> for FailureLine<'a> {
+    fn from(failure: &'a assertion::Failure) -> Self {
+        Self {
+            severity: Severity::Error,
+            file: &failure.origin.file,
+            line: failure.origin.line,
+            column: 1,
+            message: failure.to_string(),
+            help: None,
+            assertion: &failure.assertion,
+        }
+    }
 }
 
 /// A mistake or a warning, for programs.

@@ -21,7 +21,7 @@ use crate::{
     exit::{Failure, Outcome},
     files,
     output::{Format, count, json_lines, place, printable, table},
-    time::policy_now,
+    time::now,
 };
 
 const EXAMPLES: &str = "\
@@ -65,7 +65,7 @@ impl Explain {
         let (set, inventory) =
             files::policies_and_inventory(&self.policies, self.inventory.as_deref())?;
         let written = set.exceptions.len();
-        let set = set.at(policy_now());
+        let set = set.at(now());
         let expired = written - set.exceptions.len();
         let (src, dst, service) = (&self.src, &self.dst, &self.service);
         let explanations = explain_service(&set, &inventory, src, dst, service)

@@ -5,7 +5,7 @@ use crate::{
     parse::{
         collector::{Collector, quote},
         document::SegmentDocument,
-        fields::Word,
+        suggest::did_you_mean,
     },
     selector::Test,
     set::LabelSchema,
@@ -26,20 +26,22 @@ pub(super) fn check<'a>(
 /// Requires a value, and forbids all that there are.
 fn impossible(schema: &LabelSchema, segment: &SegmentDocument, problems: &mut Collector<'_>) {
     let requirements = &segment.selector.selector.requirements;
-    for of_key in requirements.chunk_by(|one, other| one.key == other.key) {
-        let name = &of_key[0].key;
-        let Some(Some(allowed)) = schema.keys.get(name) else {
+    for (key, _) in &segment.selector.uses {
+        let Some(Some(allowed)) = schema.keys.get(&key.text) else {
             continue;
         };
-        let exists = of_key.iter().any(|it| it.test == Test::Exists);
-        let none_left = of_key
+        // Sorted by key: what is required of this one stands together.
+        let first = requirements.partition_point(|it| it.key < key.text);
+        let (mut exists, mut none_left) = (false, false);
+        for requirement in requirements[first..]
             .iter()
-            .any(|it| matches!(&it.test, Test::NotIn(values) if allowed.is_subset(values)));
-        if !exists || !none_left || problems.is_full() {
-            continue;
+            .take_while(|it| it.key == key.text)
+        {
+            exists |= requirement.test == Test::Exists;
+            none_left |=
+                matches!(&requirement.test, Test::NotIn(values) if allowed.is_subset(values));
         }
-        let mut keys = segment.selector.uses.iter().map(|(key, _)| key);
-        if let Some(key) = keys.find(|key| key.text == *name) {
+        if exists && none_left {
             let message = format!(
                 "this matches nobody: it excludes every value that the LabelSchema has of {}",
                 quote(&key.text)
@@ -53,13 +55,12 @@ fn impossible(schema: &LabelSchema, segment: &SegmentDocument, problems: &mut Co
 /// Keys and values that the schema does not have.
 fn uses(schema: &LabelSchema, segment: &SegmentDocument, problems: &mut Collector<'_>) {
     for (key, values) in &segment.selector.uses {
-        if problems.is_full() {
-            return;
-        }
+        let suggests = problems.wants_suggestion();
         let Some(allowed) = schema.keys.get(&key.text) else {
             if !is_reserved_label(&key.text) {
-                let help = problems
-                    .did_you_mean(&key.text, schema.keys.keys().map(String::as_str))
+                let help = suggests
+                    .then(|| did_you_mean(&key.text, schema.keys.keys().map(String::as_str)))
+                    .flatten()
                     .unwrap_or_else(|| "add it to the LabelSchema".to_owned());
                 let message = format!("the LabelSchema has no key {}", quote(&key.text));
                 problems.report_help(key.place, message, help);
@@ -67,13 +68,11 @@ fn uses(schema: &LabelSchema, segment: &SegmentDocument, problems: &mut Collecto
             continue;
         };
         let Some(allowed) = allowed else { continue };
-        let unknown = |value: &&Word| !allowed.contains(&value.text);
-        for value in values.iter().filter(unknown) {
-            if problems.is_full() {
-                return;
-            }
+        for value in values.iter().filter(|value| !allowed.contains(&value.text)) {
             let help = problems
-                .did_you_mean(&value.text, allowed.iter().map(String::as_str))
+                .wants_suggestion()
+                .then(|| did_you_mean(&value.text, allowed.iter().map(String::as_str)))
+                .flatten()
                 .unwrap_or_else(|| "add it to the LabelSchema".to_owned());
             let message = format!(
                 "the LabelSchema has no value {} of {}",

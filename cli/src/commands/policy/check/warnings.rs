@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{ProblemLine, Severity};
 use crate::{
     output::{Format, count, json_lines, printable},
-    time::policy_now,
+    time::now,
 };
 
 #[derive(Serialize)]
@@ -32,7 +32,7 @@ pub fn warn(
     if is_open {
         eprintln!("warning: no policies: applied, it opens every host");
     }
-    let warnings = lint::lint(set, inventory, policy_now());
+    let warnings = lint::lint(set, inventory, now());
     let found: Vec<(Kind, Problem)> = warnings
         .iter()
         .map(|warning| (warning.kind, warning.as_problem(files)))
