@@ -17,6 +17,9 @@ pub(crate) mod suggest;
 pub(crate) mod values;
 pub(crate) mod yaml;
 
+#[cfg(test)]
+pub(crate) use document::KINDS;
+
 use crate::{
     inventory::Inventory,
     parse::{

@@ -1,6 +1,7 @@
 //! Protocols and ports: what a rule allows, and how a packet's protocol and port become one key.
 
 pub mod literal;
+pub mod names;
 
 use std::fmt;
 

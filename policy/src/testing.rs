@@ -84,7 +84,7 @@ const SUBNETS: [&str; 18] = [
     "2001:db8::/32",
 ];
 
-const PORTS: [&str; 26] = [
+const PORTS: [&str; 28] = [
     "any",
     "tcp",
     "tcp/80",
@@ -108,6 +108,8 @@ const PORTS: [&str; 26] = [
     "protocol/40-50",
     "protocol/6",
     "gre",
+    "vrrp",
+    "icmp/echo-request",
     "tcp/http",
     "tcp/admin",
     "udp/dns",
@@ -144,6 +146,15 @@ const LABELS: [(&str, &str); 5] = [
     ("env", "dev"),
 ];
 
+/// What only hosts have: labels of their namespace, and one that no selector names and a schema
+/// leaves out of identity.
+const MORE_LABELS: [(&str, &str); 4] = [
+    ("namespace:team", "a"),
+    ("namespace:team", "b"),
+    ("build", "1"),
+    ("build", "2"),
+];
+
 /// Random scenarios with up to 6 segments, 3 services, 5 policies, all other kinds, 6 hosts and 24 flows.
 pub fn scenario() -> impl Strategy<Value = Scenario> {
     (policies(), inventory()).prop_flat_map(|(yaml, inventory)| {
@@ -168,13 +179,19 @@ pub fn policies() -> impl Strategy<Value = String> {
     (vec(segment(), 1..=6), vec(ports(), 0..=3)).prop_flat_map(|(segments, services)| {
         let (segment_count, service_count) = (segments.len(), services.len());
         let policies = vec(policy(segment_count, service_count), 0..=5);
-        (policies, tiers::documents(segment_count)).prop_map(move |(policies, tiers)| {
+        let schema = proptest::bool::weighted(0.3);
+        let documents = (policies, tiers::documents(segment_count), schema);
+        documents.prop_map(move |(policies, tiers, schema)| {
             let mut yaml = tiers;
             let mut document = |kind: &str, name: String, body: &str| {
                 let head = format!("---\napiVersion: bulkhead/v1\nkind: {kind}\nname: {name}\n");
                 yaml.push_str(&head);
                 yaml.push_str(body);
             };
+            if schema {
+                let keys = "keys: { tier: any, env: [prod, dev] }\n";
+                document("LabelSchema", "labels".to_owned(), keys);
+            }
             for (index, body) in segments.iter().enumerate() {
                 document("Segment", segment_name(index), body);
             }
@@ -241,6 +258,9 @@ fn test() -> impl Strategy<Value = (&'static str, String)> {
         2 => tier().prop_map(move |values| ("tier", list(values))),
         1 => tier().prop_map(move |values| ("tier", format!("{{ not: {} }}", list(values)))),
         1 => any::<bool>().prop_map(|exists| ("env", format!("{{ exists: {exists} }}"))),
+        1 => Just(("env", "{ not: dev, exists: true }".to_owned())),
+        1 => select(vec!["a", "{ not: b }", "{ exists: true }"])
+            .prop_map(|test| ("\"namespace:team\"", test.to_owned())),
     ]
 }
 
@@ -331,7 +351,9 @@ fn subnet_peer() -> impl Strategy<Value = String> {
 pub fn inventory() -> impl Strategy<Value = Inventory> {
     let addresses = Just(ADDRESSES.to_vec()).prop_shuffle();
     let named = subsequence(NAMED.to_vec(), 0..=2).prop_map(owned_labels);
-    let labels = (labels(0), named).prop_map(|(mut labels, named)| {
+    let more = subsequence(MORE_LABELS.to_vec(), 0..=2).prop_map(owned_labels);
+    let labels = (labels(0), more, named).prop_map(|(mut labels, more, named)| {
+        labels.extend(more);
         labels.extend(named);
         labels
     });

@@ -178,6 +178,61 @@ fn ten_thousand_mistakes_of_each_kind_take_no_time() {
 }
 
 #[test]
+fn no_set_stands_for_more_than_memory_holds() {
+    let head = "---\napiVersion: bulkhead/v1\n";
+    // A service of 30,000 ports that do not touch, named 100,000 times.
+    let ports: Vec<String> = (1..=30_000).map(|n| format!("tcp/{}", 2 * n)).collect();
+    let service = format!(
+        "{head}kind: Service\nname: s\nports: [{}]\n",
+        ports.join(", ")
+    );
+    let segment =
+        |name: &str| format!("{head}kind: Segment\nname: {name}\nmatch: {{ a: {name} }}\n");
+    let policy = format!(
+        "{head}kind: Policy\nname: p\nappliesTo: a\ningress:\n{}",
+        "- allow: [s]\n".repeat(100_000)
+    );
+    let problems = soon(&(segment("a") + &service + &policy));
+    assert_eq!(problems.0.len(), 1, "{problems}");
+    assert!(
+        problems.0[0]
+            .message
+            .contains("more than 4000000 ports and peers")
+    );
+
+    let names: Vec<String> = (0..3_000).map(|n| format!("n{n}")).collect();
+    let segments: String = names.iter().map(|name| segment(name)).collect();
+    let isolation = format!(
+        "{head}kind: Isolation\nname: i\npriority: 1\nsegments: [{}]\n",
+        names.join(", ")
+    );
+    let problems = soon(&(segments + &isolation));
+    assert_eq!(problems.0.len(), 1, "{problems}");
+    assert!(
+        problems.0[0]
+            .message
+            .contains("more than 4000000 ports and peers")
+    );
+}
+
+#[test]
+fn what_a_wrong_word_was_meant_to_be_is_not_sought_for_ever() {
+    let allowed: Vec<String> = (0..50_000).map(|n| format!("value-number-{n}")).collect();
+    let schema = format!(
+        "---\napiVersion: bulkhead/v1\nkind: LabelSchema\nname: l\nkeys: {{ a: [{}] }}\n",
+        allowed.join(", ")
+    );
+    let wrong: Vec<String> = (0..2_000).map(|n| format!("valeu-number-{n}x")).collect();
+    let segment = format!(
+        "---\napiVersion: bulkhead/v1\nkind: Segment\nname: s\nmatch: {{ a: [{}] }}\n",
+        wrong.join(", ")
+    );
+    let problems = soon(&(schema + &segment));
+    let help = problems.0[0].help.as_deref().unwrap();
+    assert!(help.starts_with("did you mean"), "{help}");
+}
+
+#[test]
 fn services_are_not_made_of_services() {
     let service = |name: &str, port: &str| {
         format!("---\napiVersion: bulkhead/v1\nkind: Service\nname: {name}\nports: [{port}]\n")

@@ -21,13 +21,14 @@ use crate::parse::{
 
 pub(crate) use assertion::AssertionDocument;
 pub(crate) use exception::ExceptionDocument;
-pub(crate) use isolation::IsolationDocument;
+pub(crate) use isolation::{ExceptDocument, IsolationDocument};
 pub(crate) use ordered::{OrderedDocument, OrderedRuleDocument, Priority};
 pub(crate) use policy::{PeerWord, PolicyDocument, RuleDocument, SideDocument};
 pub(crate) use schema::SchemaDocument;
 
 const API_VERSION: &str = "bulkhead/v1";
-const KINDS: [&str; 9] = [
+/// What may stand behind `kind:`.
+pub(crate) const KINDS: [&str; 9] = [
     "Segment",
     "Service",
     "Policy",

@@ -1,6 +1,6 @@
 //! Inventories: YAML or JSON, `hosts: [{name, addresses, labels, quarantined}]`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     inventory::{Host, HostName, Inventory, Labels, PORT_SCOPE},
@@ -8,13 +8,13 @@ use crate::{
         self,
         collector::{Collector, quote},
         document,
-        fields::{Fields, Word, boolean, filled_list, kind_of, list, word},
+        fields::{Fields, boolean, filled_list, kind_of, list, word},
         values,
         yaml::{Node, Value},
     },
     problem::Problems,
     service::{
-        PortSpan,
+        PortSpan, ProtocolSlot,
         literal::{PortLiteral, is_port_name},
     },
     source::SourceFile,
@@ -72,7 +72,8 @@ impl Reader<'_> {
             );
             return Labels::new();
         };
-        let mut labels = Labels::new();
+        let mut numbers: BTreeMap<String, BTreeSet<u16>> = BTreeMap::new();
+        let mut names = BTreeSet::new();
         for (name, port) in entries {
             let name = word(name, "a port's name", &mut self.problems);
             let Some(name) = name else { continue };
@@ -82,7 +83,13 @@ impl Reader<'_> {
                 self.problems
                     .report_help(name.place, message, help.to_owned());
             }
-            let numbers = match &port.value {
+            if !names.insert(name.text.clone()) {
+                let message = format!("port {} stands here twice", quote(&name.text));
+                let help = "for several numbers of one name write a list";
+                self.problems
+                    .report_help(name.place, message, help.to_owned());
+            }
+            let items = match &port.value {
                 Value::List(_) => {
                     let absent = "leave the name out if it has no number";
                     let what = "a port's list of numbers";
@@ -90,34 +97,39 @@ impl Reader<'_> {
                 }
                 _ => std::slice::from_ref(port),
             };
-            for number in numbers {
-                self.port(&name, number, &mut labels);
+            for (slot, number) in items.iter().filter_map(|item| self.port(item)) {
+                let label = format!("{PORT_SCOPE}{slot}/{}", name.text);
+                numbers.entry(label).or_default().insert(number);
             }
         }
-        labels
+        // Sorted: in whatever order they are written, they make one identity.
+        let value = |numbers: BTreeSet<u16>| {
+            let numbers: Vec<String> = numbers.iter().map(u16::to_string).collect();
+            numbers.join(",")
+        };
+        numbers
+            .into_iter()
+            .map(|(label, numbers)| (label, value(numbers)))
+            .collect()
     }
 
-    /// One number of a named port.
-    fn port(&mut self, name: &Word, node: &Node, labels: &mut Labels) {
-        let Some(port) = word(node, "a port", &mut self.problems) else {
-            return;
-        };
+    /// One port of a protocol that has ports.
+    fn port(&mut self, node: &Node) -> Option<(ProtocolSlot, u16)> {
+        let port = word(node, "a port", &mut self.problems)?;
         match port.text.parse() {
             Ok(PortLiteral::Span(PortSpan { slot, first, last }))
                 if first == last && slot.has_ports() =>
             {
-                let label = format!("{PORT_SCOPE}{slot}/{}", name.text);
-                let numbers = labels.entry(label).or_default();
-                if !numbers.is_empty() {
-                    numbers.push(',');
-                }
-                numbers.push_str(&first.to_string());
+                Some((slot, first))
             }
-            _ => self.problems.report_help(
-                port.place,
-                format!("{} is not one port", quote(&port.text)),
-                "write tcp/8080, udp/53 or sctp/3868".to_owned(),
-            ),
+            _ => {
+                self.problems.report_help(
+                    port.place,
+                    format!("{} is not one port", quote(&port.text)),
+                    "write tcp/8080, udp/53 or sctp/3868".to_owned(),
+                );
+                None
+            }
         }
     }
 

@@ -7,7 +7,11 @@ use crate::{
         suggest::did_you_mean,
         yaml::Node,
     },
-    service::literal::{PortLiteral, is_literal, protocol_names, words},
+    service::{
+        ProtocolSlot,
+        literal::{PortLiteral, PortLiteralError, is_literal, protocol_names, words},
+        names,
+    },
 };
 
 const PORT_HELP: &str = "write tcp/5432, tcp/http, tcp/8000-8010, icmp/8, gre, protocol/47 or any; \
@@ -59,7 +63,10 @@ fn parse(word: &Word, problems: &mut Collector<'_>) -> Option<PortLiteral> {
                 ),
                 None if is_literal(&word.text) => {
                     let protocol = word.text.split('/').next().unwrap_or_default();
-                    let meant = did_you_mean(protocol, words()).filter(|_| !is_literal(protocol));
+                    let meant = match &error {
+                        PortLiteralError::IcmpType(name) => did_you_mean(name, types(protocol)),
+                        _ => did_you_mean(protocol, words()).filter(|_| !is_literal(protocol)),
+                    };
                     problems.report_help(word.place, error.to_string(), meant);
                 }
                 None => problems.report_help(
@@ -74,6 +81,15 @@ fn parse(word: &Word, problems: &mut Collector<'_>) -> Option<PortLiteral> {
             None
         }
     }
+}
+
+/// The names of the types of ICMP or ICMPv6.
+fn types(protocol: &str) -> impl Iterator<Item = &'static str> {
+    let slot = match protocol {
+        "icmpv6" => ProtocolSlot::Icmpv6,
+        _ => ProtocolSlot::Icmp,
+    };
+    names::icmp_types(slot).iter().map(|(name, _)| *name)
 }
 
 /// What a word that is no literal, but nearly one, was meant to be: `5432`, `TCP/5432`, `tcp:80`,

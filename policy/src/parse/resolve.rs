@@ -27,6 +27,10 @@ use crate::{
     words::Direction,
 };
 
+/// Ports and peers that services and isolations may stand for in all places that name them: a few
+/// bytes in a file can mean very many of those.
+const MAX_EXPANDED: usize = 4_000_000;
+
 /// Resolves all documents of all files.
 pub(crate) fn resolve(documents: Vec<Document>, problems: &mut Collector<'_>) -> PolicySet {
     let sorted = Sorted::new(documents, problems);
@@ -58,6 +62,7 @@ pub(crate) fn resolve(documents: Vec<Document>, problems: &mut Collector<'_>) ->
         segment_ids,
         services: &services,
         broken: &broken,
+        room: MAX_EXPANDED,
         problems,
     };
     let policies = policies
@@ -242,6 +247,8 @@ struct Resolver<'a, 'f> {
     services: &'a Named<Service>,
     /// Names in documents that could not be read.
     broken: &'a BTreeSet<String>,
+    /// What is left of [`MAX_EXPANDED`].
+    room: usize,
     problems: &'a mut Collector<'f>,
 }
 
@@ -346,7 +353,25 @@ impl<'a> Resolver<'a, '_> {
             let message = format!("there is no Service {}", quote(&word.text));
             self.problems.report_help(word.place, message, help);
         }
-        service
+        let size = match &service?.ports {
+            Ports::Any => 0,
+            Ports::Of { spans, named } => spans.len() + named.len(),
+        };
+        service.filter(|_| self.has_room(size, word.place))
+    }
+
+    /// Takes room for what a name stands for; the first time that none is left, that is reported.
+    fn has_room(&mut self, size: usize, place: Place) -> bool {
+        let has_room = size <= self.room;
+        if !has_room && self.room > 0 {
+            let message = format!(
+                "services and isolations stand for more than {MAX_EXPANDED} ports and peers up to here"
+            );
+            let help = "name fewer ports in one Service, or fewer segments in one Isolation";
+            self.problems.report_help(place, message, help.to_owned());
+        }
+        self.room = if has_room { self.room - size } else { 0 };
+        has_room
     }
 
     /// Whether an unknown name needs no report: its document has one.

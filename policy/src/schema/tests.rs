@@ -1,6 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use boon::{Compiler, SchemaIndex, Schemas};
 use proptest::prelude::ProptestConfig;
@@ -140,4 +140,65 @@ fn what_the_parser_refuses_does_not_validate() {
     ] {
         assert!(inventory.check(wrong).is_err(), "validates: {wrong}");
     }
+}
+
+/// The names of fields of every object of a schema that takes no others.
+fn closed_objects(schema: &Value, found: &mut BTreeSet<BTreeSet<String>>) {
+    match schema {
+        Value::Object(entries) => {
+            if entries.get("additionalProperties") == Some(&Value::Bool(false)) {
+                let properties = entries["properties"].as_object().unwrap();
+                found.insert(properties.keys().cloned().collect());
+            }
+            entries.values().for_each(|it| closed_objects(it, found));
+        }
+        Value::Array(items) => items.iter().for_each(|it| closed_objects(it, found)),
+        _ => {}
+    }
+}
+
+/// The fields that the parser knows where the field `zzz` stands.
+fn fields_beside_zzz(content: &str) -> BTreeSet<String> {
+    let file = crate::SourceFile {
+        path: "fields.yaml".to_owned(),
+        content: content.to_owned(),
+    };
+    let problems = if content.starts_with("{ hosts") {
+        crate::Inventory::parse(&file).unwrap_err()
+    } else {
+        crate::parse(&[file]).unwrap_err()
+    };
+    let problem = problems.0.iter().find(|it| it.message.ends_with("`zzz`"));
+    let help = problem.and_then(|it| it.help.as_deref()).unwrap();
+    let names = help.strip_prefix("its fields are ").unwrap();
+    names
+        .split(", ")
+        .map(|name| name.trim_matches('`').to_owned())
+        .collect()
+}
+
+#[test]
+fn the_schemas_have_the_fields_that_the_parser_has() {
+    let mut schema = BTreeSet::new();
+    for text in [POLICY, INVENTORY] {
+        closed_objects(&serde_json::from_str(text).unwrap(), &mut schema);
+    }
+    let kinds = crate::parse::KINDS.map(|kind| format!("kind: {kind}, name: a, zzz: 1"));
+    let within = [
+        "kind: Segment, name: a, match: { b: { zzz: 1 } }",
+        "kind: Policy, name: a, appliesTo: b, ingress: [{ zzz: 1 }]",
+        "kind: Policy, name: a, appliesTo: b, egress: [{ zzz: 1 }]",
+        "kind: Policy, name: a, appliesTo: b, egress: [{ to: [{ zzz: 1 }] }]",
+        "kind: Guardrail, name: a, appliesTo: b, priority: 1, ingress: [{ zzz: 1 }]",
+        "kind: Guardrail, name: a, appliesTo: b, priority: 1, egress: [{ zzz: 1 }]",
+        "kind: Isolation, name: a, segments: [b, c], priority: 1, except: [{ zzz: 1 }]",
+        "kind: Assertion, name: a, never: { zzz: 1 }",
+    ];
+    let documents = kinds.iter().map(String::as_str).chain(within);
+    let mut parser: BTreeSet<_> = documents
+        .map(|fields| fields_beside_zzz(&format!("{{ apiVersion: bulkhead/v1, {fields} }}")))
+        .collect();
+    parser.insert(fields_beside_zzz("{ hosts: [], zzz: 1 }"));
+    parser.insert(fields_beside_zzz("{ hosts: [{ zzz: 1 }] }"));
+    assert_eq!(schema, parser);
 }

@@ -4,6 +4,7 @@
 //! any                                every protocol and port
 //! tcp   tcp/5432   tcp/8000-8010     likewise udp, sctp; ports 1 to 65535
 //! icmp  icmp/8  icmp/8/0             all, a type, a type and code; likewise icmpv6
+//! icmp/echo-request                  a type by its name, also with a code behind it
 //! icmp/3-4  icmp/3/0-4/7             ranges of these
 //! tcp/http                           the port that the destination calls so; likewise udp, sctp
 //! gre  esp  vrrp  ...                an IP protocol by its name
@@ -15,7 +16,7 @@
 
 use std::str::FromStr;
 
-use super::{PortSpan, ProtocolSlot};
+use super::{PortSpan, ProtocolSlot, names};
 use crate::set::NamedPort;
 
 /// What one literal stands for.
@@ -54,6 +55,9 @@ pub enum PortLiteralError {
         "`{0}` is neither a port from 1 to 65535, nor a range, nor a port's name: up to 15 lower-case letters, digits and `-`"
     )]
     Port(String),
+    /// `icmp/ping`.
+    #[error("there is no type `{0}`; use its number from 0 to 255, or a name such as echo-request")]
+    IcmpType(String),
     /// `8010-8000`.
     #[error("the range {first}-{last} runs backwards; write {last}-{first}")]
     Reversed {
@@ -181,6 +185,10 @@ impl FromStr for PortLiteral {
                 name: keys.to_owned(),
             }));
         }
+        let is_word = keys.contains(|character: char| character.is_ascii_alphabetic());
+        if is_word && matches!(slot, ProtocolSlot::Icmp | ProtocolSlot::Icmpv6) {
+            return icmp_by_name(slot, keys).map(Self::Span);
+        }
         let parts = |end: &str| end.split('/').count();
         let most = match slot {
             ProtocolSlot::Icmp | ProtocolSlot::Icmpv6 => 2,
@@ -206,6 +214,28 @@ impl FromStr for PortLiteral {
         }
         Ok(Self::Span(span))
     }
+}
+
+/// A type of ICMP by its name, with a code or without.
+fn icmp_by_name(slot: ProtocolSlot, text: &str) -> Result<PortSpan, PortLiteralError> {
+    let (name, code) = match text.split_once('/') {
+        Some((name, code)) => (name, Some(code)),
+        None => (text, None),
+    };
+    let number =
+        names::icmp_type(slot, name).ok_or_else(|| PortLiteralError::IcmpType(name.to_owned()))?;
+    let (first, last) = match code {
+        Some(code) => {
+            let code = byte(code, "a code")?;
+            (code, code)
+        }
+        None => (0, 255),
+    };
+    Ok(PortSpan {
+        slot,
+        first: number << 8 | first,
+        last: number << 8 | last,
+    })
 }
 
 /// What may stand behind a protocol's slash.

@@ -6,7 +6,7 @@ use proptest::{
     collection::vec,
     option,
     prelude::{BoxedStrategy, Just, Strategy, any},
-    sample::{select, subsequence},
+    sample::{Index, select, subsequence},
 };
 
 use crate::testing::{PORTS, segment_name, subnet_peer};
@@ -121,14 +121,18 @@ fn option_of_isolation(segments: usize) -> BoxedStrategy<Option<String>> {
 }
 
 fn isolation(segments: usize) -> impl Strategy<Value = String> {
-    let one = move || names(segments, 1, 1);
-    let except = vec((one(), one(), ports()), 0..=2);
-    (names(segments, 2, 3), except).prop_map(move |(isolated, except)| {
-        let mut body = format!("segments: {isolated}\n");
+    let all: Vec<usize> = (0..segments).collect();
+    let except = vec((any::<Index>(), any::<Index>(), ports()), 0..=2);
+    (subsequence(all, 2..=segments.min(3)), except).prop_map(move |(isolated, except)| {
+        let isolated: Vec<String> = isolated.into_iter().map(segment_name).collect();
+        let mut body = format!("segments: [{}]\n", isolated.join(", "));
         if !except.is_empty() {
             body += "except:\n";
         }
         for (from, to, ports) in except {
+            let from = from.get(&isolated);
+            let others: Vec<&String> = isolated.iter().filter(|other| *other != from).collect();
+            let to = to.get(&others);
             let ports = ports.map_or_else(String::new, |ports| format!(", ports: {ports}"));
             let _ = writeln!(body, "  - {{ from: {from}, to: {to}{ports} }}");
         }

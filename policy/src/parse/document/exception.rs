@@ -12,6 +12,9 @@ use crate::{
     words::Timestamp,
 };
 
+/// Characters of an owner or a reason.
+const MAX_TEXT: usize = 1_000;
+
 pub(crate) struct ExceptionDocument {
     pub name: Word,
     pub owner: String,
@@ -46,11 +49,19 @@ pub(super) fn read(node: &Node, problems: &mut Collector<'_>) -> Option<Exceptio
     let mut text = |name: &str| {
         let field = fields.require(name, what, problems)?;
         let word = word(field.node, &format!("`{name}`"), problems)?;
-        if word.text.trim().is_empty() {
-            problems.report(word.place, format!("`{name}` is empty"));
-            return None;
-        }
-        Some(word)
+        let problem = match word.text.trim() {
+            "" => "is empty".to_owned(),
+            text if text.chars().nth(MAX_TEXT).is_some() => {
+                format!("has more than {MAX_TEXT} characters")
+            }
+            // Such as would colour or clear the terminal that shows it.
+            text if text.chars().any(|it| it.is_control() && it != '\n') => {
+                "has control characters".to_owned()
+            }
+            _ => return Some(word),
+        };
+        problems.report(word.place, format!("`{name}` {problem}"));
+        None
     };
     let (owner, reason) = (text("owner"), text("reason"));
     let expires = text("expires");
@@ -65,9 +76,10 @@ pub(super) fn read(node: &Node, problems: &mut Collector<'_>) -> Option<Exceptio
     Some(ExceptionDocument {
         ports: ordered::ports(&fields, problems),
         name: name?,
-        owner: owner?.text,
-        reason: reason?.text,
-        expires: expires?,
+        // Without one of these, which is reported, the rest may be wrong too.
+        owner: owner.map(|word| word.text).unwrap_or_default(),
+        reason: reason.map(|word| word.text).unwrap_or_default(),
+        expires: expires.unwrap_or_default(),
         from,
         to,
     })

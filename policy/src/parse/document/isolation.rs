@@ -17,7 +17,8 @@ use crate::{
 
 pub(crate) struct IsolationDocument {
     pub name: Word,
-    pub priority: Priority,
+    /// None: it is missing or wrong, which is reported.
+    pub priority: Option<Priority>,
     pub segments: Vec<Word>,
     pub except: Vec<ExceptDocument>,
     pub mode: Mode,
@@ -80,7 +81,7 @@ pub(super) fn read(node: &Node, problems: &mut Collector<'_>) -> Option<Isolatio
         .unwrap_or_default();
     Some(IsolationDocument {
         name: name?,
-        priority: priority?,
+        priority,
         segments,
         except,
         mode,

@@ -18,7 +18,8 @@ const MAX_PRIORITY: u32 = 65_535;
 
 pub(crate) struct OrderedDocument {
     pub name: Word,
-    pub priority: Priority,
+    /// None: it is missing or wrong, which is reported.
+    pub priority: Option<Priority>,
     pub applies_to: Vec<Word>,
     pub ingress: Vec<OrderedRuleDocument>,
     pub egress: Vec<OrderedRuleDocument>,
@@ -86,7 +87,7 @@ pub(super) fn read(
         .unwrap_or_default();
     Some(OrderedDocument {
         name: name?,
-        priority: priority?,
+        priority,
         applies_to,
         ingress,
         egress,
@@ -161,7 +162,8 @@ fn rule(
     Some(OrderedRuleDocument {
         index,
         line: node.place.line,
-        action: action?,
+        // Without one, which is reported, what else the rule says may be wrong too.
+        action: action.unwrap_or(Action::Deny),
         peers,
         ports,
         log,

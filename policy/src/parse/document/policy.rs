@@ -142,7 +142,13 @@ fn rule(
         Direction::Egress => ("to", "from"),
     };
     let what = format!("an {direction} rule");
-    let help = |field: &str| (field == other).then(|| format!("its peers are in `{own}`"));
+    let help = |field: &str| match field {
+        "ports" => Some("its ports are in `allow`".to_owned()),
+        "action" => {
+            Some("a Policy only allows; a Guardrail or a Baseline can deny and pass".to_owned())
+        }
+        _ => (field == other).then(|| format!("its peers are in `{own}`")),
+    };
     let known = [own, "allow", "log"];
     let fields = Fields::read_with_help(node, &what, &known, help, problems)?;
     let peers = fields.get(own).map(|field| {

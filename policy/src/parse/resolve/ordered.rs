@@ -1,11 +1,13 @@
 //! Guardrails and baselines in order of precedence; what isolation stands for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     parse::{
         collector::quote,
-        document::{IsolationDocument, OrderedDocument, OrderedRuleDocument, Priority},
+        document::{
+            ExceptDocument, IsolationDocument, OrderedDocument, OrderedRuleDocument, Priority,
+        },
         fields::Word,
         resolve::{Named, Resolver},
         yaml::Place,
@@ -50,7 +52,14 @@ impl Resolver<'_, '_> {
     }
 
     /// Two of one priority have no order.
-    fn take(&mut self, taken: &mut Priorities, kind: &str, name: &Word, priority: Priority) {
+    fn take(
+        &mut self,
+        taken: &mut Priorities,
+        kind: &str,
+        name: &Word,
+        priority: Option<Priority>,
+    ) {
+        let Some(priority) = priority else { return };
         let this = format!("{kind} {}", quote(&name.text));
         let Some((other, first)) = taken.get(&priority.value) else {
             taken.insert(priority.value, (this, priority.place));
@@ -77,7 +86,7 @@ impl Resolver<'_, '_> {
         let ingress = rules(Direction::Ingress, document.ingress);
         let egress = rules(Direction::Egress, document.egress);
         OrderedPolicy {
-            priority: document.priority.value,
+            priority: document.priority.map_or(0, |priority| priority.value),
             applies_to: self.segments(&document.applies_to),
             ingress,
             egress,
@@ -106,9 +115,13 @@ impl Resolver<'_, '_> {
     fn isolation(&mut self, document: IsolationDocument) -> Vec<OrderedPolicy> {
         let name = document.name;
         let segments = self.segments(&document.segments);
+        let pairs = segments.len() * segments.len().saturating_sub(1);
+        if !self.has_room(2 * pairs, name.place) {
+            return Vec::new();
+        }
         let part = |applies_to, ingress, egress| OrderedPolicy {
             name: name.text.clone(),
-            priority: document.priority.value,
+            priority: document.priority.map_or(0, |priority| priority.value),
             applies_to,
             ingress,
             egress,
@@ -123,6 +136,7 @@ impl Resolver<'_, '_> {
         };
         let mut parts = Vec::new();
         for except in document.except {
+            self.check_except(&segments, &except);
             let (from, to) = (self.segments(&except.from), self.segments(&except.to));
             let ports: Ports = self.ports(except.ports.as_deref());
             let text = format!("{}/except[{}]", name.text, except.index);
@@ -146,5 +160,29 @@ impl Resolver<'_, '_> {
             parts.push(part(vec![*segment], deny(), deny()));
         }
         parts
+    }
+
+    /// What an isolation passes must be what it would deny: anything else would only be taken out of
+    /// reach of the guardrails after it.
+    fn check_except(&mut self, isolated: &[SegmentId], except: &ExceptDocument) {
+        for word in except.from.iter().chain(&except.to) {
+            let id = self.segment_ids.get(word.text.as_str());
+            if id.is_some_and(|id| isolated.binary_search(id).is_err()) {
+                let message = format!("{} is not one of the isolated segments", quote(&word.text));
+                let help = "an exception lies between two of them";
+                self.problems
+                    .report_help(word.place, message, help.to_owned());
+            }
+        }
+        let opening: BTreeSet<&str> = except.from.iter().map(|word| &*word.text).collect();
+        for word in &except.to {
+            if opening.contains(&*word.text) {
+                let message = format!("{} stands in `from` and in `to`", quote(&word.text));
+                let help =
+                    "a segment is not kept apart from itself; write an item for each direction";
+                self.problems
+                    .report_help(word.place, message, help.to_owned());
+            }
+        }
     }
 }

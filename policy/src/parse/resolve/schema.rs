@@ -26,17 +26,22 @@ pub(super) fn check<'a>(
 /// Requires a value, and forbids all that there are.
 fn impossible(schema: &LabelSchema, segment: &SegmentDocument, problems: &mut Collector<'_>) {
     let requirements = &segment.selector.selector.requirements;
-    for requirement in requirements.iter().filter(|it| it.test == Test::Exists) {
-        let Some(Some(allowed)) = schema.keys.get(&requirement.key) else {
+    for (key, _) in &segment.selector.uses {
+        let Some(Some(allowed)) = schema.keys.get(&key.text) else {
             continue;
         };
-        let none_left = requirements.iter().any(|other| match &other.test {
-            Test::NotIn(values) => other.key == requirement.key && allowed.is_subset(values),
-            _ => false,
-        });
-        let mut keys = segment.selector.uses.iter().map(|(key, _)| key);
-        let place = keys.find(|key| key.text == requirement.key);
-        if let Some(key) = place.filter(|_| none_left) {
+        // Sorted by key: what is required of this one stands together.
+        let first = requirements.partition_point(|it| it.key < key.text);
+        let (mut exists, mut none_left) = (false, false);
+        for requirement in requirements[first..]
+            .iter()
+            .take_while(|it| it.key == key.text)
+        {
+            exists |= requirement.test == Test::Exists;
+            none_left |=
+                matches!(&requirement.test, Test::NotIn(values) if allowed.is_subset(values));
+        }
+        if exists && none_left {
             let message = format!(
                 "this matches nobody: it excludes every value that the LabelSchema has of {}",
                 quote(&key.text)
