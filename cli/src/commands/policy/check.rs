@@ -107,8 +107,8 @@ fn assertions(set: &PolicySet, inventory: &Inventory, format: Format) -> Result<
             let mut out = io::stdout().lock();
             for failure in failures {
                 let text = format!("{}: {failure}", place(&failure.origin));
-                write!(out, "{}", paint_problem(&printable(&text), colour))?;
-                writeln!(out)?;
+                let painted = paint_problem(&printable(&text), colour);
+                writeln!(out, "{}\n", painted.trim_end())?;
             }
             if !failures.is_empty() {
                 let all = count(set.assertions.len(), "assertion");
