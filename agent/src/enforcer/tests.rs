@@ -5,7 +5,7 @@
     reason = "a test that cannot be set up shall fail"
 )]
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use datapath::{Direction, Verdict, decide, memory::MemoryTables};
 use etherparse::PacketBuilder;
@@ -234,7 +234,7 @@ fn uniform(effect: Effect) -> HostPolicy {
         peers: policy::PeerMatch::Any,
         ports: Vec::new(),
         log: false,
-        origin: std::sync::Arc::new(policy::Origin {
+        origin: Arc::new(policy::Origin {
             rule: "everything".into(),
             file: "all.yaml".into(),
             line: 3,
