@@ -21,7 +21,10 @@ const WAKE_MS: u32 = 200;
 
 /// Denials as they come, and what tells their reader to stop.
 #[derive(Debug)]
-pub struct DenialReader(mpsc::Receiver<Vec<Denial>>, Arc<AtomicBool>);
+pub struct DenialReader {
+    batches: mpsc::Receiver<Vec<Denial>>,
+    stop: Arc<AtomicBool>,
+}
 
 impl DenialReader {
     /// Starts to read a ring, on a thread of its own.
@@ -29,36 +32,36 @@ impl DenialReader {
     /// # Errors
     /// [`KernelError::Io`] when there is no thread to be had.
     pub fn start(mut events: Events, rule_book: RuleBook) -> Result<Self, KernelError> {
-        let (sender, receiver) = mpsc::channel(BATCHES);
+        let (sender, batches) = mpsc::channel(BATCHES);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         std::thread::Builder::new()
             .name("events".into())
             .spawn(move || read_events(&mut events, &rule_book, &sender, &stopped))
             .map_err(|error| KernelError::io("starting the reader of denial events", error))?;
-        Ok(Self(receiver, stop))
+        Ok(Self { batches, stop })
     }
 
     /// Waits for at least one denial; `None` when the reader has ended. Cancel safe.
     pub async fn next(&mut self) -> Option<Vec<Denial>> {
-        self.0.recv().await
+        self.batches.recv().await
     }
 
     /// Takes no more from the kernel. What was taken still comes from [`Self::next`], then `None`.
     pub fn stop(&self) {
-        self.1.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
     }
 
     /// The next batch, for a test without a runtime.
     #[cfg(test)]
     pub fn blocking_next(&mut self) -> Option<Vec<Denial>> {
-        self.0.blocking_recv()
+        self.batches.blocking_recv()
     }
 
     /// One that a test feeds, which hears of the stop as the reader of the ring does.
     #[cfg(test)]
-    pub fn of(receiver: mpsc::Receiver<Vec<Denial>>, stop: Arc<AtomicBool>) -> Self {
-        Self(receiver, stop)
+    pub fn of(batches: mpsc::Receiver<Vec<Denial>>, stop: Arc<AtomicBool>) -> Self {
+        Self { batches, stop }
     }
 }
 

@@ -5,11 +5,15 @@
 //! address, class of the peer, class of the port, cell of the matrix. The only path that returns
 //! [`Verdict::Pass`] is the one that decided "allow".
 
+mod decision;
+mod report;
+
 use crate::{
+    decide::decision::{Decision, Found, Outcome},
     headers::{self, Headers, Link, Network, protocol, slot_of_protocol, tcp_flag},
     layout::{
-        Address, DeniedFlow, Direction, Event, Flow, FlowKey, FlowRecord, Ipv4, Ipv6, MatrixCell,
-        Opener, Ruling, Shared, WORLD, event_kind, flow_state,
+        Address, Direction, Flow, FlowKey, FlowRecord, Ipv4, Ipv6, MatrixCell, Opener, Ruling,
+        Shared, WORLD, flow_state,
     },
     packet::Packet,
     reason::Reason,
@@ -80,108 +84,6 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
             Verdict::Drop
         }
     }
-}
-
-/// Why a packet passes, or why it is dropped.
-type Outcome = Result<Reason, Reason>;
-
-/// What was decided about a packet of some flow, and by which rule.
-///
-/// Eight bytes, all of them set: what a function returns in one register. The verifier refuses a return
-/// by pointer, and the copy of an enum's payload that is not there.
-struct Decision {
-    outcome: Outcome,
-    note: Note,
-    found: Found,
-    ruling: Ruling,
-}
-
-const _: () = assert!(size_of::<Decision>() == 8);
-
-/// What user space is to hear of a decision.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Note {
-    Nothing,
-    /// Counted by rule, and reported once an interval.
-    Denied,
-    /// It passes, and the staged verdict would have dropped it.
-    Staged,
-    /// It passes by a rule with `log: true`.
-    Logged,
-}
-
-impl Decision {
-    /// It passes, and nobody needs to hear of it.
-    #[inline(always)]
-    const fn quiet() -> Self {
-        Self {
-            outcome: Ok(Reason::Allowed),
-            note: Note::Nothing,
-            found: Found::Flow,
-            ruling: Ruling::new(0, true),
-        }
-    }
-
-    /// None yet: the flow table does not have the packet's flow.
-    #[inline(always)]
-    const fn open(found: Found) -> Self {
-        let Self {
-            outcome,
-            note,
-            found: _,
-            ruling,
-        } = Self::quiet();
-        Self {
-            outcome,
-            note,
-            found,
-            ruling,
-        }
-    }
-
-    /// It is dropped, by a rule or because the tables have no answer.
-    #[inline(always)]
-    fn denied(ruling: Ruling, reason: Reason) -> Self {
-        let (reason, note) = match ruling {
-            Ruling::NO_ANSWER => (Reason::Tables, Note::Nothing),
-            _ => (reason, Note::Denied),
-        };
-        Self {
-            outcome: Err(reason),
-            note,
-            found: Found::Flow,
-            ruling,
-        }
-    }
-
-    /// It passes; `opens` when it is the first packet of its flow.
-    #[inline(always)]
-    const fn allowed(cell: MatrixCell, opens: bool, reason: Reason) -> Self {
-        let (ruling, note) = if !cell.staged.allows() {
-            (cell.staged, Note::Staged)
-        } else if opens && cell.enforced.logs() {
-            (cell.enforced, Note::Logged)
-        } else {
-            (cell.enforced, Note::Nothing)
-        };
-        Self {
-            outcome: Ok(reason),
-            note,
-            found: Found::Flow,
-            ruling,
-        }
-    }
-}
-
-/// What the flow table knows of a packet.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
-    /// Its flow, and so the decision.
-    Flow,
-    /// Nothing.
-    Nothing,
-    /// A connection on its ports that goes on, and which it is not of.
-    Another,
 }
 
 /// What does not change while a packet is judged.
@@ -436,88 +338,6 @@ impl<T: Tables> Judge<'_, T> {
         } else {
             Reason::FlowNotKept
         }
-    }
-
-    /// Counts what was denied under its rule, and reports what is to be heard of.
-    #[inline(never)]
-    fn conclude<A: Address>(&self, key: &FlowKey<A>, decision: &Decision) -> Outcome
-    where
-        T: FamilyTables<A>,
-    {
-        let Decision {
-            outcome,
-            note,
-            found: _,
-            ruling,
-        } = decision;
-        let generation = self.generation;
-        let (kind, packets) = match note {
-            Note::Nothing => return *outcome,
-            Note::Staged => (event_kind::STAGED, 1),
-            Note::Logged => (event_kind::LOGGED, 1),
-            Note::Denied => {
-                self.tables
-                    .count_rule(generation, ruling.rule(), self.bytes);
-                match self.repeats(key) {
-                    Some(packets) => (event_kind::DENIED, packets),
-                    None => return *outcome,
-                }
-            }
-        };
-        // ICMP keeps other things where others keep ports.
-        let (remote_port, local_port) = match key.protocol {
-            protocol::TCP | protocol::UDP | protocol::SCTP => (key.remote_port, key.local_port),
-            _ => (0, 0),
-        };
-        let (Ok(reason) | Err(reason)) = outcome;
-        let event = Event {
-            time: self.now,
-            packets,
-            generation,
-            ruling: *ruling,
-            remote: key.remote.widen(),
-            local: key.local.widen(),
-            remote_port,
-            local_port,
-            protocol: key.protocol,
-            family: A::FAMILY,
-            direction: self.direction.number(),
-            reason: *reason as u8,
-            kind,
-            padding: [0; 7],
-        };
-        if !self.tables.report(&event) {
-            self.tables.count_reason(Reason::EventLost, self.bytes);
-        }
-        *outcome
-    }
-
-    /// The packets that a report of a denied flow stands for; `None` while the last one is fresh.
-    #[inline(always)]
-    fn repeats<A: Address>(&self, key: &FlowKey<A>) -> Option<u64>
-    where
-        T: FamilyTables<A>,
-    {
-        let Some(denied) = self.tables.denied(key) else {
-            let denied = DeniedFlow {
-                reported: Shared::new(self.now),
-                packets: Shared::new(0),
-            };
-            self.tables.insert_denied(key, &denied);
-            return Some(1);
-        };
-        let interval = self
-            .tables
-            .settings(self.generation)
-            .map_or(SECOND, |s| s.report_interval);
-        let packets = denied.packets.get() + 1;
-        if self.now.saturating_sub(denied.reported.get()) < interval {
-            denied.packets.set(packets);
-            return None;
-        }
-        denied.reported.set(self.now);
-        denied.packets.set(0);
-        Some(packets)
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@
     reason = "a test that cannot be set up shall fail"
 )]
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use datapath::{Direction, Verdict, decide, memory::MemoryTables};
 use etherparse::PacketBuilder;
@@ -246,7 +246,7 @@ fn uniform(action: Action) -> HostPolicy {
         ports: Vec::new(),
         log: false,
         expires: None,
-        origin: std::sync::Arc::new(policy::Origin {
+        origin: Arc::new(policy::Origin {
             rule: "everything".into(),
             file: "all.yaml".into(),
             line: 3,

@@ -1,6 +1,7 @@
 //! Flows: what passes, what is dropped, what is counted and reported.
 
 use super::*;
+use crate::layout::event_kind;
 
 #[test]
 fn what_a_rule_allows_passes_and_so_do_its_replies() {

@@ -1,0 +1,108 @@
+//! What was decided about a packet, small enough for one register.
+
+use crate::{
+    layout::{MatrixCell, Ruling},
+    reason::Reason,
+};
+
+/// Why a packet passes, or why it is dropped.
+pub(super) type Outcome = Result<Reason, Reason>;
+
+/// What was decided about a packet of some flow, and by which rule.
+///
+/// Eight bytes, all of them set: what a function returns in one register. The verifier refuses a return
+/// by pointer, and the copy of an enum's payload that is not there.
+pub(super) struct Decision {
+    pub outcome: Outcome,
+    pub note: Note,
+    pub found: Found,
+    pub ruling: Ruling,
+}
+
+const _: () = assert!(size_of::<Decision>() == 8);
+
+/// What user space is to hear of a decision.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Note {
+    Nothing,
+    /// Counted by rule, and reported once an interval.
+    Denied,
+    /// It passes, and the staged verdict would have dropped it.
+    Staged,
+    /// It passes by a rule with `log: true`.
+    Logged,
+}
+
+impl Decision {
+    /// It passes, and nobody needs to hear of it.
+    #[inline(always)]
+    pub const fn quiet() -> Self {
+        Self {
+            outcome: Ok(Reason::Allowed),
+            note: Note::Nothing,
+            found: Found::Flow,
+            ruling: Ruling::new(0, true),
+        }
+    }
+
+    /// None yet: the flow table does not have the packet's flow.
+    #[inline(always)]
+    pub const fn open(found: Found) -> Self {
+        let Self {
+            outcome,
+            note,
+            found: _,
+            ruling,
+        } = Self::quiet();
+        Self {
+            outcome,
+            note,
+            found,
+            ruling,
+        }
+    }
+
+    /// It is dropped, by a rule or because the tables have no answer.
+    #[inline(always)]
+    pub fn denied(ruling: Ruling, reason: Reason) -> Self {
+        let (reason, note) = match ruling {
+            Ruling::NO_ANSWER => (Reason::Tables, Note::Nothing),
+            _ => (reason, Note::Denied),
+        };
+        Self {
+            outcome: Err(reason),
+            note,
+            found: Found::Flow,
+            ruling,
+        }
+    }
+
+    /// It passes; `opens` when it is the first packet of its flow.
+    #[inline(always)]
+    pub const fn allowed(cell: MatrixCell, opens: bool, reason: Reason) -> Self {
+        let (ruling, note) = if !cell.staged.allows() {
+            (cell.staged, Note::Staged)
+        } else if opens && cell.enforced.logs() {
+            (cell.enforced, Note::Logged)
+        } else {
+            (cell.enforced, Note::Nothing)
+        };
+        Self {
+            outcome: Ok(reason),
+            note,
+            found: Found::Flow,
+            ruling,
+        }
+    }
+}
+
+/// What the flow table knows of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Its flow, and so the decision.
+    Flow,
+    /// Nothing.
+    Nothing,
+    /// A connection on its ports that goes on, and which it is not of.
+    Another,
+}

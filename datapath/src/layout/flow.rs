@@ -1,0 +1,127 @@
+//! What the flow table keeps, and under which key.
+
+use crate::layout::{Direction, Shared};
+
+/// The packets of one connection, the same key in both directions: seen from the host.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey<A> {
+    /// The other end: source of an incoming packet, destination of an outgoing one.
+    pub remote: A,
+    /// This end.
+    pub local: A,
+    /// Host order; for ICMP as in [`crate::headers::Headers`], 0 without ports.
+    pub remote_port: u16,
+    /// Host order; for ICMP as in [`crate::headers::Headers`], 0 without ports.
+    pub local_port: u16,
+    /// IANA number.
+    pub protocol: u8,
+    /// Zero.
+    pub padding: [u8; 3],
+}
+
+/// A flow that was judged.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// When its last packet passed, nanoseconds of the monotonic clock.
+    pub last_seen: Shared<u64>,
+    /// What is known of it. One word, stored at once: two CPUs that judge it by different generations
+    /// leave what one of them found, never a mixture.
+    pub record: Shared<FlowRecord>,
+}
+
+/// What is known of a [`Flow`], in one word: generation, state, opener, service.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRecord(u64);
+
+impl FlowRecord {
+    /// `state` is one of [`flow_state`]; `service` is what the opening packet asked for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(generation: u32, state: u8, opener: Opener, service: u16) -> Self {
+        Self(
+            (generation as u64) << 32
+                | (state as u64) << 24
+                | (opener as u64) << 16
+                | service as u64,
+        )
+    }
+
+    /// The generation whose verdict this is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// One of the constants in [`flow_state`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn state(self) -> u8 {
+        (self.0 >> 24) as u8
+    }
+
+    /// Who sent the packet that opened it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opener(self) -> Opener {
+        match (self.0 >> 16) as u8 {
+            0 => Opener::Remote,
+            1 => Opener::Local,
+            _ => Opener::Unknown,
+        }
+    }
+
+    /// What the opening packet asked for: destination port, ICMP type and code, or protocol number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn service(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// The same flow, judged by another generation or in another state.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, generation: u32, state: u8) -> Self {
+        Self::new(generation, state, self.opener(), self.service())
+    }
+}
+
+/// Which end opened a flow.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opener {
+    /// The other end: the opening packet came in.
+    Remote = 0,
+    /// This end: it went out.
+    Local = 1,
+    /// A TCP connection that was there before the agent, and whose ports do not tell.
+    Unknown = 2,
+}
+
+impl Opener {
+    /// The end that sends packets in this direction.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sender(direction: Direction) -> Self {
+        match direction {
+            Direction::Ingress => Self::Remote,
+            Direction::Egress => Self::Local,
+        }
+    }
+}
+
+/// The states of a [`Flow`].
+pub mod flow_state {
+    /// Opened; the other end has not answered.
+    pub const NEW: u8 = 0;
+    /// Both ends have spoken.
+    pub const ESTABLISHED: u8 = 1;
+    /// A TCP FIN or RST was seen.
+    pub const CLOSING: u8 = 2;
+    /// Policy stopped allowing it. Kept, so that a later packet of it is not taken for one of a
+    /// connection that was there before the agent.
+    pub const REVOKED: u8 = 3;
+}
