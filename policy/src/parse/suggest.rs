@@ -36,28 +36,41 @@ pub(crate) fn one_of(known: &[&str]) -> String {
 }
 
 /// The least number of inserted, removed, replaced or swapped characters between two words, other
-/// than upper and lower case; none above the limit. (Optimal string alignment distance.)
+/// than upper and lower case; none above the limit. (Optimal string alignment distance, of which
+/// only the band around the diagonal is computed that can stay within the limit.)
 fn distance(word: &[char], candidate: &str, limit: usize) -> Option<usize> {
     let candidate: Vec<char> = candidate.chars().collect();
-    if word.len().abs_diff(candidate.len()) > limit {
+    let width = candidate.len();
+    if word.len().abs_diff(width) > limit {
         return None;
     }
-    let mut before = Vec::new();
-    let mut previous: Vec<usize> = (0..=candidate.len()).collect();
+    let too_many = limit + 1;
+    let mut before = vec![too_many; width + 1];
+    let mut previous: Vec<usize> = (0..=width).map(|edits| edits.min(too_many)).collect();
+    let mut row = vec![too_many; width + 1];
     for (i, from) in word.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, to) in candidate.iter().enumerate() {
-            let replaced = previous[j] + usize::from(!from.eq_ignore_ascii_case(to));
+        row.fill(too_many);
+        if i < limit {
+            row[0] = i + 1;
+        }
+        for j in i.saturating_sub(limit)..width.min(i + limit + 1) {
+            let to = candidate[j];
+            let replaced = previous[j] + usize::from(!from.eq_ignore_ascii_case(&to));
             let mut best = replaced.min(previous[j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *from == candidate[j - 1] && word[i - 1] == *to {
+            if i > 0 && j > 0 && *from == candidate[j - 1] && word[i - 1] == to {
                 best = best.min(before[j - 1] + 1);
             }
-            row.push(best);
+            row[j + 1] = best;
         }
         if row.iter().all(|edits| *edits > limit) {
             return None;
         }
-        before = std::mem::replace(&mut previous, row);
+        // The oldest row is the next to be filled.
+        std::mem::swap(&mut before, &mut previous);
+        std::mem::swap(&mut previous, &mut row);
     }
     previous.last().copied().filter(|edits| *edits <= limit)
 }
+
+#[cfg(test)]
+mod tests;
