@@ -119,14 +119,25 @@ fn assertions(set: &PolicySet, inventory: &Inventory, format: Format) -> Result<
     Ok(failures.is_empty())
 }
 
-/// `3 segments, 2 services, 4 policies`.
+/// `3 segments, 2 services, 4 policies, 1 guardrail`: the first three, and of the others those
+/// that there are.
 pub fn summary(set: &PolicySet) -> String {
-    format!(
-        "{}, {}, {}",
-        count(set.segments.len(), "segment"),
-        count(set.services.len(), "service"),
-        count(set.policies.len(), "policy")
-    )
+    let always = [
+        (set.segments.len(), "segment"),
+        (set.services.len(), "service"),
+        (set.policies.len(), "policy"),
+    ];
+    let others = [
+        (set.guardrails.len(), "guardrail"),
+        (set.exceptions.len(), "exception"),
+        (set.baselines.len(), "baseline"),
+        (set.assertions.len(), "assertion"),
+    ];
+    let others = others.into_iter().filter(|(number, _)| *number > 0);
+    let counts: Vec<_> = (always.into_iter().chain(others))
+        .map(|(number, noun)| count(number, noun))
+        .collect();
+    counts.join(", ")
 }
 
 /// Prints problems as the answer of a command.
