@@ -249,6 +249,10 @@ fn the_examples_are_right() {
     for example in fs::read_dir(examples).unwrap() {
         let example = example.unwrap().path();
         let inventory = example.join("inventory.yaml");
+        if !inventory.exists() {
+            // A change to another example: the handbook shows it, see `handbook.rs`.
+            continue;
+        }
         let (directory, inventory) = (example.to_str().unwrap(), inventory.to_str().unwrap());
         let done = bulkhead(&["policy", "check", directory]);
         assert_eq!(done.code, 0, "{done:?}");
@@ -264,5 +268,5 @@ fn the_examples_are_right() {
         assert!(reach.stdout.lines().count() > 1, "{reach:?}");
         checked += 1;
     }
-    assert!(checked > 0, "no examples in {examples}");
+    assert!(checked >= 3, "only {checked} examples in {examples}");
 }
