@@ -20,7 +20,8 @@ use crate::{
     inventory::{HostName, Inventory},
     reach::{
         TooMany,
-        atlas::{Atlas, Spot, example, examples},
+        atlas::{Atlas, Spot},
+        examples::{example, examples},
         keys::Keys,
     },
     service::{PortKey, PortSpan, ProtocolSlot},

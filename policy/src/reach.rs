@@ -7,6 +7,7 @@
 
 pub(crate) mod atlas;
 mod diff;
+pub(crate) mod examples;
 mod fold;
 pub(crate) mod keys;
 mod question;

@@ -5,6 +5,8 @@
 //! rules speak of; for each such group the keys are decided once. Nothing is computed for a subject
 //! before it is asked about.
 
+mod groups;
+
 use std::{collections::HashMap, sync::Arc};
 
 use ipnet::IpNet;
@@ -17,6 +19,7 @@ use crate::{
     limits,
     reach::{
         Allowed, TooMany,
+        atlas::groups::Groups,
         keys::{KeySets, Keys, meet},
         rulebook::{Line, Rulebook, Term, count},
         ruling::{self, Ruling},
@@ -233,24 +236,13 @@ impl<'a> Atlas<'a> {
             }
         }
         let others = self.rule(&rules, &common, Vec::new());
-        let mut named: Vec<(u32, u32)> = groups.group_of.into_iter().collect();
+        let mut named: Vec<(u32, u32)> = groups.of_class().collect();
         named.sort_unstable();
         let mut ruling_of: HashMap<u32, RulingId> = HashMap::new();
         for (_, group) in &mut named {
-            let ruling = ruling_of.entry(*group).or_insert_with(|| {
-                let mut path = Vec::new();
-                let mut next = Some(*group);
-                while let Some(group) = next {
-                    let Group {
-                        before,
-                        rule,
-                        ports,
-                    } = &groups.groups[group as usize];
-                    path.push((*rule, ports.clone()));
-                    next = *before;
-                }
-                self.rule(&rules, &common, path)
-            });
+            let ruling = ruling_of
+                .entry(*group)
+                .or_insert_with(|| self.rule(&rules, &common, groups.speaking(*group)));
             *group = *ruling;
         }
         Table { others, named }
@@ -327,43 +319,6 @@ fn classes_of_lists(book: &Rulebook<'_>, space: &Space) -> Result<Vec<Vec<u32>>,
     Ok(classes_of_list)
 }
 
-/// Classes that the same rules speak of, so far.
-#[derive(Default)]
-struct Groups {
-    groups: Vec<Group>,
-    /// The group of each class that some rule speaks of.
-    group_of: HashMap<u32, u32>,
-    /// What a group becomes where a rule with some profile's ports speaks of it.
-    splits: HashMap<(Option<u32>, u32, u32), u32>,
-}
-
-struct Group {
-    /// As it was before its last rule.
-    before: Option<u32>,
-    rule: u32,
-    ports: RulePorts,
-}
-
-impl Groups {
-    /// A rule, with the ports that a profile gives it, speaks of a class.
-    fn split(&mut self, class: u32, rule: u32, profile: u32, ports: &RulePorts) {
-        let before = self.group_of.get(&class).copied();
-        let next = count(self.groups.len());
-        let group = *self
-            .splits
-            .entry((before, rule, profile))
-            .or_insert_with(|| {
-                self.groups.push(Group {
-                    before,
-                    rule,
-                    ports: ports.clone(),
-                });
-                next
-            });
-        self.group_of.insert(class, group);
-    }
-}
-
 /// The keys of a family that pass both sides, cut where the rules change.
 fn both(sides: [&Ruling; 2], family: &[PortSpan]) -> Vec<Allowed> {
     let [egress, ingress] = sides.map(|side| {
@@ -398,38 +353,4 @@ fn both(sides: [&Ruling; 2], family: &[PortSpan]) -> Vec<Allowed> {
         }
     }
     allowed
-}
-
-/// A pair of addresses of two classes between which a flow can be: of one family, and not of one
-/// host. `from` and `to` are [`examples`] of the classes.
-pub(crate) fn example<'s>(from: &'s [Spot], to: &'s [Spot]) -> Option<(&'s Spot, &'s Spot)> {
-    let mut pairs = from.iter().flat_map(|a| to.iter().map(move |b| (a, b)));
-    pairs.find(|(a, b)| {
-        a.address.is_ipv4() == b.address.is_ipv4()
-            && match (a.host, b.host) {
-                (None, None) => a.address != b.address,
-                (a, b) => a != b,
-            }
-    })
-}
-
-/// Of each class one address, or two of different holders where there are; for addresses that nobody
-/// holds two addresses where there are. So two classes have a flow between them if their examples do.
-pub(crate) fn examples(spots: &[Spot], classes: usize) -> Vec<Vec<Spot>> {
-    let mut examples: Vec<Vec<Spot>> = vec![Vec::new(); classes];
-    for spot in spots {
-        let known = &mut examples[spot.class as usize];
-        let is_new = match known.first() {
-            None => true,
-            Some(first) => {
-                known.len() < 2
-                    && (first.host != spot.host
-                        || spot.host.is_none() && first.address != spot.address)
-            }
-        };
-        if is_new {
-            known.push(*spot);
-        }
-    }
-    examples
 }

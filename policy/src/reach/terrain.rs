@@ -11,7 +11,8 @@ use crate::{
     inventory::{HostName, Inventory},
     reach::{
         End, Question, TooMany,
-        atlas::{Atlas, example, examples},
+        atlas::Atlas,
+        examples::{example, examples},
         keys::Keys,
         rulebook::Rulebook,
         space::{Holder, Numbers, Spot},

@@ -79,7 +79,7 @@ pub(crate) fn telling_keys(v4: bool) -> Vec<PortKey> {
         (ProtocolSlot::Sctp, &[79, 80, 81]),
         (ProtocolSlot::Icmp, &[0, 1795, 2048, 2049, 2304]),
         (ProtocolSlot::Icmpv6, &[0, 32_768, 32_769, 33_024]),
-        (ProtocolSlot::Other, &[0, 40, 47, 48, 51, 255]),
+        (ProtocolSlot::Other, &[0, 40, 47, 48, 51, 112, 113, 255]),
     ];
     let foreign = if v4 {
         ProtocolSlot::Icmpv6
