@@ -85,7 +85,7 @@ fn the_handbook_shows_what_is_printed() {
         } in shown(&page.display().to_string(), &text)
         {
             let offline = |verb: &&str| command.starts_with(&format!("bulkhead policy {verb} "));
-            if !OFFLINE.iter().any(|verb| offline(verb)) || output.is_empty() {
+            if !OFFLINE.iter().any(offline) || output.is_empty() {
                 continue;
             }
             let done = run(&command);
