@@ -20,8 +20,8 @@ use tokio::sync::{Mutex, MutexGuard, Notify, broadcast};
 
 use crate::{
     ca::CertificateAuthority,
+    compiled::Compiled,
     error::{Error, Result, causes},
-    publish::{Compilation, Job},
     state::{PolicyInForce, State},
     store::{KeptDenial, Store},
 };
@@ -111,24 +111,19 @@ impl Controller {
         self.state.lock().await
     }
 
-    /// Compiles what is in force for every host, and publishes what differs.
-    async fn publish(&self, state: &mut State) -> Result<()> {
-        let compilation = compile(state.job()).await?;
-        state.unfit.clear();
-        for unfit in &compilation.unfit {
-            let text = format!("the newest policy does not fit: {}", unfit.error);
-            tracing::error!(
-                hosts = unfit.hosts.len(),
-                "{text}; they keep the one they have"
-            );
-            state
-                .unfit
-                .extend(unfit.hosts.iter().map(|host| (*host, text.clone())));
+    /// Compiles what has changed about the hosts, and publishes what differs. Gives what is compiled
+    /// for the hosts as they are.
+    async fn publish(&self, state: &mut State) -> Result<Arc<Compiled>> {
+        if let Some(compiled) = state.compiled() {
+            return Ok(compiled);
         }
-        let given = state.publisher.publish(compilation);
-        tracing::debug!(hosts = given, revision = %state.policy.source.revision, "published");
+        let work = state.take_work();
+        let (compiled, update) = blocking("compiling a policy", move || work.run()).await?;
+        let reached = update.len();
+        let given = state.take_over(Arc::clone(&compiled), update);
+        tracing::debug!(reached, given, revision = %state.policy.source.revision, "published");
         self.doubt.notify_one();
-        Ok(())
+        Ok(compiled)
     }
 
     /// Publishes whenever hosts or addresses have changed; changes that come together are
@@ -219,9 +214,12 @@ impl Controller {
     }
 }
 
-/// Compiles on a thread where that may take its time.
-async fn compile(job: Job) -> Result<Compilation> {
-    tokio::task::spawn_blocking(move || job.run())
+/// Does something on a thread where that may take its time.
+async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
         .await
-        .map_err(|error| Error::Bug(format!("compiling a policy: {error}")))
+        .map_err(|error| Error::Bug(format!("{what}: {error}")))
 }

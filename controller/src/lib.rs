@@ -10,6 +10,7 @@ pub mod app;
 mod auth;
 pub mod ca;
 pub mod cli;
+mod compiled;
 mod controller;
 mod error;
 mod files;

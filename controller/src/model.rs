@@ -63,7 +63,7 @@ pub struct Report {
     pub kernel_release: String,
     /// Seconds since the Unix epoch; 0 is never.
     pub last_seen_unix: u64,
-    /// The revision that it enforces.
+    /// The revision under which the policy that it enforces was compiled.
     pub applied_revision: Revision,
     /// The digest of the policy that it enforces.
     pub applied_digest: Option<Sha256Digest>,

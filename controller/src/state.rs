@@ -12,12 +12,14 @@ use proto::{Sha256Digest, spiffe::HostId};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    compiled::Compiled,
     model::{Host, PolicyFiles, Report, Token, unix_now},
-    publish::{Job, Publisher},
+    publish::Publisher,
     store::Known,
 };
 
 mod claims;
+mod compiling;
 mod identities;
 mod names;
 
@@ -60,6 +62,9 @@ pub struct State {
     pub unfit: BTreeMap<HostId, String>,
     /// Hosts whose report is newer than the store's.
     pub unsaved_reports: BTreeSet<HostId>,
+    compiled: Option<Arc<Compiled>>,
+    /// Others to policy than when they were compiled.
+    changed_hosts: BTreeSet<HostName>,
     hosts: BTreeMap<HostId, Host>,
     names: BTreeMap<HostName, HostId>,
     owners: HashMap<IpAddr, HostId>,
@@ -90,6 +95,8 @@ impl State {
             publisher: Publisher::default(),
             unfit: BTreeMap::new(),
             unsaved_reports: BTreeSet::new(),
+            compiled: None,
+            changed_hosts: BTreeSet::new(),
             hosts: BTreeMap::new(),
             names: BTreeMap::new(),
             owners: HashMap::new(),
@@ -132,6 +139,7 @@ impl State {
         }
         self.owners
             .extend(host.addresses.iter().map(|address| (*address, host.id)));
+        self.changed_hosts.insert(host.name.clone());
         self.hosts.insert(host.id, host);
     }
 
@@ -142,6 +150,7 @@ impl State {
         self.last_live.remove(&id);
         self.unsaved_reports.remove(&id);
         self.unfit.remove(&id);
+        self.publisher.forget(id);
         if let Some(session) = self.sessions.remove(&id) {
             session.end.cancel();
         }
@@ -160,6 +169,7 @@ impl State {
     pub fn set_quarantine(&mut self, id: HostId, reason: Option<String>) {
         if let Some(host) = self.hosts.get_mut(&id) {
             host.quarantine = reason;
+            self.changed_hosts.insert(host.name.clone());
         }
     }
 
@@ -206,17 +216,6 @@ impl State {
         Inventory {
             hosts: self.hosts().map(Host::to_policy).collect(),
         }
-    }
-
-    /// What is to be compiled now.
-    pub fn job(&self) -> Job {
-        let PolicyInForce { source, set } = &self.policy;
-        Job::new(
-            Arc::clone(set),
-            source.revision,
-            &self.identities,
-            self.hosts(),
-        )
     }
 }
 

@@ -30,10 +30,13 @@ use crate::{
 };
 
 /// A policy set, the hosts that it is compiled for, and what each of them enforces.
+///
+/// A clone shares the rules: a change can be tried on it, and be dropped.
+#[derive(Clone)]
 pub struct Fleet {
     revision: Revision,
-    set: PolicySet,
-    index: SetIndex,
+    set: Arc<PolicySet>,
+    index: Arc<SetIndex>,
     identities: IdentityTable,
     hosts: BTreeMap<HostName, Member>,
     population: Population,
@@ -43,14 +46,16 @@ pub struct Fleet {
     subjects: BTreeMap<Arc<Subject>, Compiled>,
 }
 
+#[derive(Clone)]
 struct Member {
     host: Host,
     identity: Identity,
     subject: Arc<Subject>,
 }
 
+#[derive(Clone)]
 struct Compiled {
-    made: Rules,
+    made: Arc<Rules>,
     /// How many hosts are this subject.
     hosts: usize,
 }
@@ -111,12 +116,13 @@ impl Fleet {
     #[must_use]
     pub fn new(
         revision: Revision,
-        set: PolicySet,
+        set: impl Into<Arc<PolicySet>>,
         inventory: &Inventory,
         mut identities: IdentityTable,
     ) -> Self {
+        let set = set.into();
         let population = Population::new(&set, inventory, &mut identities);
-        let index = SetIndex::new(&set);
+        let index = Arc::new(SetIndex::new(&set));
         let members = Members::new(&set, &index, &population);
         let mut fleet = Self {
             revision,
@@ -155,6 +161,13 @@ impl Fleet {
     #[must_use]
     pub fn identities(&self) -> &IdentityTable {
         &self.identities
+    }
+
+    /// Takes over identities that were given elsewhere.
+    pub fn know(&mut self, identities: impl IntoIterator<Item = (Identity, Labels)>) {
+        for (identity, labels) in identities {
+            self.identities.insert(identity, labels);
+        }
     }
 
     /// Every subject that some host is, sorted.
@@ -206,7 +219,8 @@ impl Fleet {
     }
 
     /// Puts another policy set in force.
-    pub fn apply(&mut self, revision: Revision, set: PolicySet) -> Changes {
+    pub fn apply(&mut self, revision: Revision, set: impl Into<Arc<PolicySet>>) -> Changes {
+        let set = set.into();
         self.revision = revision;
         let has_same_members = set.schema == self.set.schema
             && set
@@ -218,7 +232,7 @@ impl Fleet {
                     .segments
                     .iter()
                     .map(|segment| (&segment.selector, &segment.subnets)));
-        let index = SetIndex::new(&set);
+        let index = Arc::new(SetIndex::new(&set));
         let set = std::mem::replace(&mut self.set, set);
         let index = std::mem::replace(&mut self.index, index);
         let mut members = None;
@@ -422,7 +436,7 @@ impl Fleet {
         };
         let compiled = self.subjects.entry(Arc::clone(&subject));
         let compiled = compiled.or_insert_with(|| Compiled {
-            made: Rules::default(),
+            made: Arc::default(),
             hosts: 0,
         });
         compiled.hosts += 1;
@@ -435,14 +449,14 @@ impl Fleet {
         subject
     }
 
-    fn make(&self, subject: &Subject) -> Rules {
-        make(
+    fn make(&self, subject: &Subject) -> Arc<Rules> {
+        Arc::new(make(
             &self.set,
             &self.index,
             &self.population,
             &self.members,
             subject,
-        )
+        ))
     }
 }
 

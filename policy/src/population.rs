@@ -29,6 +29,12 @@ impl IdentityTable {
         identity
     }
 
+    /// Notes an identity that was given elsewhere.
+    pub fn insert(&mut self, identity: Identity, labels: Labels) {
+        self.next = self.next.max(Identity(identity.0 + 1));
+        self.identities.insert(labels, identity);
+    }
+
     /// Every identity with its labels, sorted by labels.
     pub fn iter(&self) -> impl Iterator<Item = (Identity, &Labels)> {
         self.identities
@@ -50,8 +56,7 @@ impl FromIterator<(Identity, Labels)> for IdentityTable {
     fn from_iter<I: IntoIterator<Item = (Identity, Labels)>>(entries: I) -> Self {
         let mut table = Self::default();
         for (identity, labels) in entries {
-            table.next = table.next.max(Identity(identity.0 + 1));
-            table.identities.insert(labels, identity);
+            table.insert(identity, labels);
         }
         table
     }

@@ -7,9 +7,9 @@ use policy::{
     assertion::{self, Failure},
 };
 
-use super::Controller;
+use super::{Controller, blocking};
 use crate::{
-    error::{Error, Result, causes},
+    error::{Result, causes},
     model::unix_now,
 };
 
@@ -49,17 +49,16 @@ fn note(before: &BTreeSet<String>, failures: &[Failure]) -> BTreeSet<String> {
 /// The assertions of a set that fail for these hosts. What exceptions allow counts until they end.
 ///
 /// # Errors
-/// [`Error::Bug`] when deciding panics.
+/// When deciding panics.
 pub(super) async fn failures(set: Arc<PolicySet>, inventory: Inventory) -> Result<Vec<Failure>> {
     if set.assertions.is_empty() {
         return Ok(Vec::new());
     }
-    tokio::task::spawn_blocking(move || {
+    blocking("deciding assertions", move || {
         let set = PolicySet::clone(&set).at(Timestamp(unix_now()));
         assertion::check(&set, &inventory)
     })
     .await
-    .map_err(|error| Error::Bug(format!("deciding assertions: {error}")))
 }
 
 /// A failure with its place.

@@ -8,18 +8,18 @@ use std::{
 use policy::{PolicySet, Revision, SourceFile, Timestamp, set::OrderedPolicy};
 use proto::{Sha256Digest, convert::address_to_bytes, v1};
 
-use super::{Controller, assertions, compile};
+use super::{Controller, assertions, blocking};
 use crate::{
+    compiled::Compiled,
     error::{Error, Result},
     labels,
     model::{Host, PolicyFiles, unix_now},
-    publish::{Compilation, Job},
     state::{PolicyInForce, State},
 };
 
 impl Controller {
-    /// Checks a policy set, compiles it for every host, decides its assertions, and unless `dry_run` puts it in force.
-    /// What is wrong with it is part of the answer; nothing has changed then.
+    /// Checks a policy set, compiles what it changes, decides its assertions, and unless `dry_run`
+    /// puts it in force. What is wrong with it is part of the answer; nothing has changed then.
     ///
     /// # Errors
     /// When the store cannot be written; nothing has changed then either.
@@ -33,12 +33,11 @@ impl Controller {
             .into_iter()
             .map(|v1::PolicyFile { path, content }| SourceFile { path, content })
             .collect();
-        let (files, parsed) = tokio::task::spawn_blocking(move || {
+        let (files, parsed) = blocking("parsing a policy", move || {
             let parsed = policy::parse(&files);
             (files, parsed)
         })
-        .await
-        .map_err(|error| Error::Bug(format!("parsing a policy: {error}")))?;
+        .await?;
 
         let mut state = self.lock().await;
         let in_force = state.policy.source.revision;
@@ -58,11 +57,19 @@ impl Controller {
         };
         let revision = Revision(in_force.0 + 1);
         let identified = state.identified(&set);
-        let job = Job::new(Arc::clone(&set), revision, &identified.table, state.hosts());
-        let compilation = compile(job).await?;
-        if !compilation.unfit.is_empty() {
+        let compiled = self.publish(&mut state).await?;
+        let candidate = (Arc::clone(&set), identified.new.clone());
+        let (candidate, update) = blocking("compiling a policy", move || {
+            let (set, new) = candidate;
+            let mut candidate = Compiled::clone(&compiled);
+            let update = candidate.apply(revision, set, new);
+            (candidate, update)
+        })
+        .await?;
+        let unfit = unfit(&candidate);
+        if !unfit.is_empty() {
             tracing::info!(operator, "policy refused: it does not fit");
-            return Ok(refused(unfit(&state, &compilation)));
+            return Ok(refused(unfit));
         }
         let failures = assertions::failures(Arc::clone(&set), state.inventory()).await?;
         if !failures.is_empty() {
@@ -73,7 +80,7 @@ impl Controller {
             );
             return Ok(refused(failures.iter().map(assertions::text).collect()));
         }
-        let hosts_changed = count(state.publisher.changes(&compilation));
+        let hosts_changed = count(state.changes(&update));
         if dry_run {
             return Ok(v1::ApplyPolicyResponse {
                 revision: in_force.0,
@@ -88,8 +95,8 @@ impl Controller {
         tracing::info!(operator, %revision, hosts_changed, "policy applied");
         warn_outside_schema(&state, &set);
         state.put_in_force(PolicyInForce { source, set }, identified);
-        state.unfit.clear();
-        state.publisher.publish(compilation);
+        state.take_over(Arc::new(candidate), update);
+        state.try_again(revision);
         Ok(v1::ApplyPolicyResponse {
             revision: revision.0,
             problems: Vec::new(),
@@ -250,6 +257,16 @@ fn in_sync(state: &State, host: &Host) -> bool {
         && !state.unfit.contains_key(&host.id)
 }
 
+/// The revision that a host enforces. One whose policy means the same under the revision in force
+/// enforces that, whichever its policy was compiled under.
+fn applied_revision(state: &State, host: &Host) -> Revision {
+    if in_sync(state, host) {
+        state.policy.source.revision
+    } else {
+        host.report.applied_revision
+    }
+}
+
 fn host_status(state: &State, host: &Host) -> v1::HostStatus {
     let Host {
         id,
@@ -269,7 +286,7 @@ fn host_status(state: &State, host: &Host) -> v1::HostStatus {
         refused_addresses: state.refused(*id).map(address_to_bytes).collect(),
         connected: state.sessions.contains_key(id),
         last_seen_unix: report.last_seen_unix,
-        applied_revision: report.applied_revision.0,
+        applied_revision: applied_revision(state, host).0,
         in_sync: in_sync(state, host),
         refusal: refusal(state, host),
         quarantined: quarantine.is_some(),
@@ -282,21 +299,18 @@ fn host_status(state: &State, host: &Host) -> v1::HostStatus {
 }
 
 /// One text for each policy that does not fit, with the hosts that it is for.
-fn unfit(state: &State, compilation: &Compilation) -> Vec<String> {
-    compilation
-        .unfit
-        .iter()
-        .map(|unfit| {
-            let mut names = unfit.hosts.iter().filter_map(|id| state.host(*id));
-            let first = names.next().map_or("nobody", |host| host.name.0.as_str());
-            let others = match names.count() {
-                0 => String::new(),
-                more => format!(" and {more} more"),
+fn unfit(compiled: &Compiled) -> Vec<String> {
+    compiled
+        .unfit()
+        .map(|(hosts, error)| {
+            let first = hosts.first().map_or("nobody", |name| name.0.as_str());
+            let others = match hosts.len() {
+                0 | 1 => String::new(),
+                all => format!(" and {} more", all - 1),
             };
             format!(
-                "the policy of {first}{others} does not fit the kernel maps: {}; use fewer or \
-                 coarser rules, or subnets in place of single addresses",
-                unfit.error
+                "the policy of {first}{others} does not fit the kernel maps: {error}; use fewer or \
+                 coarser rules, or subnets in place of single addresses"
             )
         })
         .collect()

@@ -114,6 +114,7 @@ impl State {
             self.owners
                 .extend(addresses.iter().map(|address| (*address, id)));
             host.addresses = addresses;
+            self.changed_hosts.insert(host.name.clone());
         }
     }
 

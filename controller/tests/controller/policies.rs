@@ -1,7 +1,7 @@
 //! From an apply to an ack.
 
 use policy::{Action, Identity, PeerMatch, Revision};
-use proto::v1::{self, agent_message::Message as Up};
+use proto::v1::{self, agent_message::Message as Up, controller_message::Message as Down};
 use tonic::Code;
 
 use crate::site::{POLICY, Site};
@@ -58,9 +58,49 @@ async fn a_host_that_has_its_policy_is_not_sent_it_again() {
         .host_when("web-1", |host| host.connected && host.in_sync)
         .await;
     assert_eq!(status.applied_revision, 1);
-    // The next thing that it is sent is the next revision.
+    // The next thing that it is sent is one that means something else.
+    let answer = site.apply(POLICY).await;
+    assert_eq!((answer.revision, answer.hosts_changed), (2, 0));
+    let status = site.host("web-1").await;
+    assert_eq!((status.in_sync, status.applied_revision), (true, 2));
+    let other = POLICY.replace("appliesTo: db", "appliesTo: [db, web]");
+    assert_eq!(site.apply(&other).await.hosts_changed, 1);
+    assert!(!site.host("web-1").await.in_sync);
+    assert_eq!(stream.apply().await.0.revision, Revision(3));
+    let status = site.host_when("web-1", |host| host.in_sync).await;
+    assert_eq!(status.applied_revision, 3);
+}
+
+#[tokio::test]
+async fn an_apply_that_changes_one_policy_is_sent_to_nobody_else() {
+    let site = Site::new().await;
     site.apply(POLICY).await;
-    assert_eq!(stream.policy().await.0.revision, Revision(2));
+    let (web, db) = (
+        site.enrol("web-1", "web").await,
+        site.enrol("db-1", "db").await,
+    );
+    let mut web = web.connect(&site, &[]).await;
+    let mut db = db.connect(&site, &[]).await;
+    web.apply().await;
+    db.apply().await;
+    let answer = site.apply(&POLICY.replace("5432", "5433")).await;
+    assert_eq!((answer.revision, answer.hosts_changed), (2, 1));
+    assert_eq!(db.apply().await.0.revision, Revision(2));
+    for name in ["web-1", "db-1"] {
+        let status = site.host_when(name, |host| host.in_sync).await;
+        assert_eq!(status.applied_revision, 2, "{name}");
+    }
+    // What comes down next is the answer to what goes up.
+    for sequence in 1..=3 {
+        let batch = v1::DenialBatch {
+            sequence,
+            denials: Vec::new(),
+            lost: 0,
+        };
+        web.say(Up::Denials(batch)).await;
+        let heard = web.hear().await.unwrap();
+        assert!(matches!(heard, Some(Down::DenialsKept(_))), "{heard:?}");
+    }
 }
 
 #[tokio::test]

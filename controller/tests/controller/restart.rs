@@ -82,6 +82,27 @@ async fn a_restart_keeps_everything() {
 }
 
 #[tokio::test]
+async fn after_a_restart_nobody_is_sent_a_policy_that_means_the_same_as_its_own() {
+    let mut site = Site::new().await;
+    site.apply(POLICY).await;
+    let host = site.enrol("db-1", "db").await;
+    let mut stream = host.connect(&site, &[]).await;
+    let (policy, digest) = stream.apply().await;
+    assert_eq!(policy.revision, Revision(1));
+    site.host_when("db-1", |host| host.in_sync).await;
+    site.apply(POLICY).await;
+
+    site.restart().await;
+    let status = site.host("db-1").await;
+    assert_eq!((status.in_sync, status.applied_revision), (true, 2));
+    let mut stream = host.connect_with(&site, &[], &digest).await;
+    site.host_when("db-1", |host| host.connected && host.in_sync)
+        .await;
+    site.apply(&POLICY.replace("5432", "5433")).await;
+    assert_eq!(stream.policy().await.0.revision, Revision(3));
+}
+
+#[tokio::test]
 async fn a_stopping_controller_ends_its_streams_and_says_so() {
     let mut site = Site::new().await;
     let host = site.enrol("web-1", "web").await;

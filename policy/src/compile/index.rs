@@ -217,7 +217,7 @@ impl SetIndex {
 }
 
 /// Of a population as a set sees it: who is in each segment, and what each identity holds.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Members {
     /// By segment, sorted: the identities that its selector means.
     of_segment: Vec<Vec<Identity>>,
