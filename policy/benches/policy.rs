@@ -13,11 +13,16 @@ use std::{
     hint::black_box,
     io::{Error, Result},
     process::Command,
+    sync::Arc,
 };
 
 use bulkhead_policy::{
-    Fleet, HostName, IdentityTable, Population, Revision, check_fit, classify, compile,
+    Fleet, HostName, IdentityTable, Origin, Population, PortSpan, ProtocolSlot, Revision,
+    assertion::check,
+    check_fit, classify, compile,
     evaluate::{evaluator::Evaluator, query::Query},
+    reach::{Question, Survey},
+    set::{Assertion, Claim, Ports, SegmentId},
 };
 use rustix::time::ClockId;
 
@@ -38,6 +43,9 @@ fn main() -> Result<()> {
         |name: &str| names.is_empty() || names.iter().any(|asked| name.starts_with(asked.as_str()));
     if is_asked("compile_3k_1k_ms") {
         compile_3k_1k();
+    }
+    if is_asked("fleet_reach_ms") || is_asked("fleet_assertion_ms") {
+        fleet_questions()?;
     }
     if is_asked("overlap_2k_ms") {
         overlap_2k();
@@ -194,6 +202,39 @@ fn peak_kilobytes() -> Result<u64> {
     number
         .and_then(|number| number.trim().parse().ok())
         .ok_or_else(|| Error::other("/proc/self/status has no VmHWM"))
+}
+
+/// Who reaches whom, segment by segment, and one assertion about many hosts; both from nothing.
+fn fleet_questions() -> Result<()> {
+    let mut set = synthetic::fleet_set();
+    let inventory = synthetic::hosts(10_000, 100);
+    let question = Question::default();
+    let rounds = 5;
+    let reach = milliseconds(rounds, |_| {
+        let mut survey = Survey::new(&set, &inventory, &question).map_err(Error::other)?;
+        Ok::<_, Error>(survey.segments().count())
+    });
+    report("fleet_reach_ms", reach, "ms", rounds);
+
+    // Holds, so that every pair of classes is asked about.
+    let segments: Vec<SegmentId> = (0..).map(SegmentId).take(set.segments.len()).collect();
+    let (from, to) = segments.split_at(segments.len() / 2);
+    set.assertions = vec![Assertion {
+        name: "bench".to_owned(),
+        claim: Claim::Never,
+        from: from.to_vec(),
+        to: to.to_vec(),
+        ports: Ports::spans(vec![PortSpan {
+            slot: ProtocolSlot::Tcp,
+            first: 1,
+            last: 1,
+        }]),
+        origin: Arc::new(Origin::unwritten("bench")),
+    }];
+    let rounds = 11;
+    let assertion = milliseconds(rounds, |_| check(&set, &inventory).len());
+    report("fleet_assertion_ms", assertion, "ms", rounds);
+    Ok(())
 }
 
 /// Queries a second over the whole fleet, from JSON to JSON, the tables made within the time.
