@@ -95,7 +95,7 @@ fn rules(answer: &Answer) -> String {
     let rules: Vec<&str> = sides
         .iter()
         .filter(|side| side.verdict == answer.verdict)
-        .map(|side| side.rule.as_str())
+        .map(|side| side.origin.rule.as_str())
         .collect();
     rules.join(" | ")
 }

@@ -119,9 +119,9 @@ fn a_verdict_names_its_rule_and_line() {
         )
     );
     let denied = ask(&set, "8.8.8.8", "db-1", "udp", Some(53));
-    assert_eq!(denied.egress.enforced.rule, "unmanaged");
-    assert_eq!(denied.ingress.enforced.rule, "db-ingress/ingress");
-    assert_eq!(denied.ingress.enforced.line, 22);
+    assert_eq!(denied.egress.enforced.origin.rule, "unmanaged");
+    assert_eq!(denied.ingress.enforced.origin.rule, "db-ingress/ingress");
+    assert_eq!(denied.ingress.enforced.origin.line, 22);
 }
 
 #[test]
@@ -222,8 +222,14 @@ fn observing_never_weakens_or_hides_what_is_enforced() {
     let set = set(&observed);
     let both = |port| {
         let side = ask(&set, "web-1", "db-1", "tcp", Some(port)).ingress;
-        let staged = side.staged.map(|staged| (staged.verdict, staged.rule));
-        (side.enforced.verdict, side.enforced.rule, staged)
+        let staged = side
+            .staged
+            .map(|staged| (staged.verdict, staged.origin.rule.clone()));
+        (
+            side.enforced.verdict,
+            side.enforced.origin.rule.clone(),
+            staged,
+        )
     };
     let deny = "db-ingress/ingress".to_owned();
     let staged = (Effect::Allow, "a-first/ingress[0]".to_owned());
@@ -240,10 +246,10 @@ fn only_observed_means_denied_in_the_staged_verdict_alone() {
     let set = set(&DB.replace("appliesTo", "mode: observe\nappliesTo"));
     let answer = ask(&set, "web-1", "db-1", "tcp", Some(1));
     assert_eq!(answer.verdict, Effect::Allow);
-    assert_eq!(answer.ingress.enforced.rule, "default");
+    assert_eq!(answer.ingress.enforced.origin.rule, "default");
     let staged = answer.ingress.staged.unwrap();
     assert_eq!(
-        (staged.verdict, staged.rule.as_str()),
+        (staged.verdict, staged.origin.rule.as_str()),
         (Effect::Deny, "db-ingress/ingress")
     );
 }
@@ -364,6 +370,7 @@ fn names_stand_for_addresses_of_a_common_family() {
         ask(&set, "web-1", "fd00::1", "tcp", Some(9))
             .egress
             .enforced
+            .origin
             .rule,
         "loopback"
     );

@@ -34,23 +34,28 @@ impl Matrix {
         )?;
         let rules = &policy.rules;
         let columns = Columns::new(rules, ports);
-        let everybody: Vec<usize> = (0..rules.len())
-            .filter(|rule| peers.list_of_rule[*rule].is_none())
-            .collect();
-        let mut rules_of_list: HashMap<u32, Vec<usize>> = HashMap::new();
+        let mut everybody = Bits::none(rules.len());
+        let mut rules_of_list: Vec<Vec<usize>> = Vec::new();
         for (rule, list) in peers.list_of_rule.iter().enumerate() {
-            if let Some(list) = list {
-                rules_of_list.entry(*list).or_default().push(rule);
+            let Some(list) = list.map(|list| list as usize) else {
+                everybody.set(rule);
+                continue;
+            };
+            if rules_of_list.len() <= list {
+                rules_of_list.resize_with(list + 1, Vec::new);
             }
+            rules_of_list[list].push(rule);
         }
         let mut rows: Index<Vec<u64>> = Index::default();
+        let mut naming = everybody.clone();
         let row_of = peers
             .signatures
             .iter()
             .map(|lists| {
-                let mut naming = everybody.clone();
-                naming.extend(lists.iter().flat_map(|list| &rules_of_list[list]));
-                naming.sort_unstable();
+                naming.words.copy_from_slice(&everybody.words);
+                for rule in lists.iter().flat_map(|list| &rules_of_list[*list as usize]) {
+                    naming.set(*rule);
+                }
                 rows.number(columns.row(rules, &naming))
             })
             .collect();
@@ -79,70 +84,78 @@ impl Matrix {
 
 /// Which columns each rule speaks of.
 struct Columns {
-    /// The columns of each direction.
-    of_direction: [Bits; 2],
-    /// The columns of each list of ports, by direction.
-    of_list: HashMap<(Direction, u32), Bits>,
-    /// The list of each rule; none is every column of its direction.
-    list_of_rule: Vec<Option<u32>>,
+    /// How many there are.
+    count: usize,
+    /// Sets of columns; the first two are all of each direction.
+    sets: Vec<Bits>,
+    /// The place in `sets` of each rule's columns.
+    set_of_rule: Vec<usize>,
+    rules_of_direction: [Bits; 2],
 }
 
 impl Columns {
     fn new(rules: &[Rule], ports: &Ports) -> Self {
         let none = Bits::none(ports.signatures.len());
-        let mut columns = Self {
-            of_direction: [none.clone(), none.clone()],
-            of_list: HashMap::new(),
-            list_of_rule: ports.list_of_rule.clone(),
-        };
-        for (rule, list) in rules.iter().zip(&ports.list_of_rule) {
-            if let Some(list) = list {
-                let bits = columns.of_list.entry((rule.direction, *list));
-                bits.or_insert_with(|| none.clone());
-            }
+        let mut sets = vec![none.clone(), none.clone()];
+        let mut rules_of_direction = [Bits::none(rules.len()), Bits::none(rules.len())];
+        let mut set_of_list: HashMap<(Direction, u32), usize> = HashMap::new();
+        let mut set_of_rule = Vec::with_capacity(rules.len());
+        for (index, (rule, list)) in rules.iter().zip(&ports.list_of_rule).enumerate() {
+            rules_of_direction[rule.direction as usize].set(index);
+            set_of_rule.push(match list {
+                None => rule.direction as usize,
+                Some(list) => {
+                    let set = set_of_list.entry((rule.direction, *list));
+                    *set.or_insert_with(|| {
+                        sets.push(none.clone());
+                        sets.len() - 1
+                    })
+                }
+            });
         }
         for (column, (direction, lists)) in ports.signatures.iter().enumerate() {
-            columns.of_direction[*direction as usize].set(column);
+            sets[*direction as usize].set(column);
             for list in lists {
-                if let Some(bits) = columns.of_list.get_mut(&(*direction, *list)) {
-                    bits.set(column);
+                if let Some(set) = set_of_list.get(&(*direction, *list)) {
+                    sets[*set].set(column);
                 }
             }
         }
-        columns
-    }
-
-    fn of_rule(&self, index: usize, rule: &Rule) -> &Bits {
-        match self.list_of_rule[index] {
-            None => &self.of_direction[rule.direction as usize],
-            Some(list) => &self.of_list[&(rule.direction, list)],
+        Self {
+            count: ports.signatures.len(),
+            sets,
+            set_of_rule,
+            rules_of_direction,
         }
     }
 
     /// The cells of a row, packed: each rule that names its peers takes the columns that are left,
-    /// in order of precedence. Few rules name one peer, so this is faster than asking for each cell
-    /// which rules name its peers and its ports.
-    fn row(&self, rules: &[Rule], naming: &[usize]) -> Vec<u64> {
-        let count = self.of_direction[0].words.len() * 64;
-        let mut enforced = Layer::new(self, count);
-        let mut staged = Layer::new(self, count);
-        for index in naming {
-            let rule = &rules[*index];
-            let columns = self.of_rule(*index, rule);
-            staged.take(*index, rule, columns);
-            if rule.mode == Mode::Enforce {
-                enforced.take(*index, rule, columns);
+    /// in order of precedence, until none are. Few rules name one peer, so this is faster than
+    /// asking for each cell which rules name its peers and its ports.
+    fn row(&self, rules: &[Rule], naming: &Bits) -> Vec<u64> {
+        let mut cells = vec![u64::MAX; self.count];
+        for direction in Direction::ALL {
+            let left = &self.sets[direction as usize];
+            let (mut enforced, mut staged) = (Layer::new(left), Layer::new(left));
+            for index in naming.both(&self.rules_of_direction[direction as usize]) {
+                let rule = &rules[index];
+                let columns = &self.sets[self.set_of_rule[index]];
+                let (number, low) = (index as u64, u64::from(u32::MAX));
+                staged.take(rule, columns, |column| {
+                    cells[column] = cells[column] & !low | number;
+                });
+                if rule.mode == Mode::Enforce {
+                    enforced.take(rule, columns, |column| {
+                        cells[column] = cells[column] & low | number << 32;
+                    });
+                }
+                // Observed rules fill the staged verdicts before the enforced ones.
+                if (enforced.count, staged.count) == (0, 0) {
+                    break;
+                }
             }
         }
-        let cells = enforced.rules.iter().zip(&staged.rules);
         cells
-            .map(|(enforced, staged)| u64::from(*enforced) << 32 | u64::from(*staged))
-            .take(self.column_count())
-            .collect()
-    }
-
-    fn column_count(&self) -> usize {
-        self.of_direction.iter().map(Bits::count).sum()
     }
 }
 
@@ -153,54 +166,53 @@ fn unpacked(cell: u64) -> Cell {
     }
 }
 
-/// The enforced or the staged verdicts of a row.
+/// The enforced or the staged verdicts of one direction of a row.
 struct Layer {
-    /// The rule of each column.
-    rules: Vec<u32>,
-    /// Columns that no rule has taken.
+    /// Columns that no rule has taken, and how many.
     left: Bits,
-    /// By direction: the tier that was asked last, and the columns where it was passed.
-    passed: [(Tier, Option<Bits>); 2],
+    count: usize,
+    /// The tier that was asked last, and the columns where it was passed.
+    tier: Tier,
+    passed: Option<Bits>,
 }
 
 impl Layer {
-    fn new(columns: &Columns, count: usize) -> Self {
-        let mut left = columns.of_direction[0].clone();
-        for (word, other) in left.words.iter_mut().zip(&columns.of_direction[1].words) {
-            *word |= other;
-        }
+    fn new(left: &Bits) -> Self {
+        let counts = left.words.iter().map(|word| word.count_ones() as usize);
         Self {
-            rules: vec![RuleId::NONE.0; count],
-            left,
-            passed: [(Tier::Lifeline, None), (Tier::Lifeline, None)],
+            count: counts.sum(),
+            left: left.clone(),
+            tier: Tier::Lifeline,
+            passed: None,
         }
     }
 
-    fn take(&mut self, index: usize, rule: &Rule, columns: &Bits) {
-        let (tier, passed) = &mut self.passed[rule.direction as usize];
-        if *tier != rule.tier {
-            (*tier, *passed) = (rule.tier, None);
+    /// Gives a rule its columns, or passes them to the next tier.
+    fn take(&mut self, rule: &Rule, columns: &Bits, mut give: impl FnMut(usize)) {
+        if self.tier != rule.tier {
+            (self.tier, self.passed) = (rule.tier, None);
         }
         if rule.action == Action::Pass {
-            let passed = passed.get_or_insert_with(|| Bits::none(columns.words.len() * 64));
-            for (word, passing) in passed.words.iter_mut().zip(&columns.words) {
-                *word |= passing;
+            match &mut self.passed {
+                Some(passed) => passed.add(columns),
+                none => *none = Some(columns.clone()),
             }
             return;
         }
         for (place, word) in columns.words.iter().enumerate() {
-            let passed = passed.as_ref().map_or(0, |passed| passed.words[place]);
+            let passed = self.passed.as_ref().map_or(0, |it| it.words[place]);
             let mut taken = word & self.left.words[place] & !passed;
             self.left.words[place] &= !taken;
+            self.count -= taken.count_ones() as usize;
             while taken != 0 {
-                self.rules[place * 64 + taken.trailing_zeros() as usize] = index as u32;
+                give(place * 64 + taken.trailing_zeros() as usize);
                 taken &= taken - 1;
             }
         }
     }
 }
 
-/// A set of columns: bit n of the whole is column n.
+/// A set of columns or rules: bit n of the whole is number n.
 #[derive(Clone)]
 struct Bits {
     words: Vec<u64>,
@@ -217,10 +229,22 @@ impl Bits {
         self.words[index / 64] |= 1 << (index % 64);
     }
 
-    fn count(&self) -> usize {
-        self.words
-            .iter()
-            .map(|word| word.count_ones() as usize)
-            .sum()
+    fn add(&mut self, other: &Self) {
+        for (word, other) in self.words.iter_mut().zip(&other.words) {
+            *word |= other;
+        }
+    }
+
+    /// What is in both, ascending.
+    fn both(&self, other: &Self) -> impl Iterator<Item = usize> {
+        let words = self.words.iter().zip(&other.words).enumerate();
+        words.flat_map(|(place, (this, other))| {
+            let mut word = this & other;
+            std::iter::from_fn(move || {
+                let bit = (word != 0).then(|| word.trailing_zeros() as usize)?;
+                word &= word - 1;
+                Some(place * 64 + bit)
+            })
+        })
     }
 }

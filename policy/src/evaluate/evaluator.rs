@@ -1,5 +1,6 @@
 //! Many questions about one set and one inventory: answered from indexes and tables.
 
+mod kinds;
 #[cfg(test)]
 mod tests;
 
@@ -15,13 +16,14 @@ use ipnet::IpNet;
 use crate::{
     classify::{Classes, PeerClass, classify},
     compile::{
-        Subject, book,
+        Subject,
         index::{Members, SetIndex},
         make,
     },
     evaluate::{
         Evidence, Flow, SideVerdict, Verdict, evaluate,
-        query::{Answer, Query, QueryError, World, answer_in},
+        evaluator::kinds::{Kind, Kinds},
+        query::{Answer, Query, QueryError, World, loopback, verdict},
     },
     host_policy::HostPolicy,
     inventory::Inventory,
@@ -33,12 +35,13 @@ use crate::{
 
 /// Answers as [`crate::evaluate::query::answer`] does, faster: names and addresses are found by
 /// their hash, and a side's verdict in the tables of its host, which are made at the first question
-/// about a host like it.
+/// about a host like it, for kinds of addresses instead of all that there are.
 pub struct Evaluator<'a> {
     set: &'a PolicySet,
     inventory: &'a Inventory,
     host_of_name: HashMap<&'a str, usize>,
-    host_of_address: HashMap<IpAddr, usize>,
+    held: HashMap<IpAddr, Held>,
+    kinds: Kinds,
     population: Population,
     index: SetIndex,
     members: Members,
@@ -49,9 +52,30 @@ pub struct Evaluator<'a> {
     tables: Vec<OnceCell<Option<Table>>>,
 }
 
+/// An address of a host.
+#[derive(Clone, Copy)]
+struct Held {
+    address: IpAddr,
+    /// The place of the host in the inventory.
+    host: usize,
+    kind: Kind,
+}
+
+/// One end of a flow.
+#[derive(Clone, Copy)]
+enum End {
+    /// A host holds it.
+    Held(Held),
+    /// No host does.
+    Free(IpAddr),
+}
+
 /// What one subject enforces, for looking up.
 struct Table {
+    /// Of all the addresses that hosts hold, it has none.
     classes: Classes,
+    /// The classes of held addresses that are not as the subnets around them; sorted.
+    class_of_kind: Vec<(Kind, PeerClass)>,
     /// The lengths of the prefixes in `classes.subnets`, of IPv4 and of IPv6.
     lengths: [BTreeSet<u8>; 2],
     /// By rule; none of one that passes, which no cell names.
@@ -67,13 +91,18 @@ impl<'a> Evaluator<'a> {
         let index = SetIndex::new(set);
         let members = Members::new(set, &index, &population);
         let mut host_of_name = HashMap::with_capacity(inventory.hosts.len());
-        let mut host_of_address = HashMap::with_capacity(inventory.hosts.len());
+        let (kinds, kind_of_address) = Kinds::new(set, &population);
+        let mut held = HashMap::with_capacity(kind_of_address.len());
         let mut subject_of_host = Vec::with_capacity(inventory.hosts.len());
         let mut places: BTreeMap<Subject, usize> = BTreeMap::new();
         for (place, host) in inventory.hosts.iter().enumerate() {
             host_of_name.entry(host.name.0.as_str()).or_insert(place);
             for address in &host.addresses {
-                host_of_address.entry(*address).or_insert(place);
+                held.entry(*address).or_insert_with(|| Held {
+                    address: *address,
+                    host: place,
+                    kind: kind_of_address[address],
+                });
             }
             let labels = set.identity_labels(&host.labels);
             let identity = match host.quarantined {
@@ -90,7 +119,8 @@ impl<'a> Evaluator<'a> {
             set,
             inventory,
             host_of_name,
-            host_of_address,
+            held,
+            kinds,
             population,
             index,
             members,
@@ -104,18 +134,24 @@ impl<'a> Evaluator<'a> {
     ///
     /// # Errors
     /// As [`crate::evaluate::query::answer`].
-    pub fn answer(&self, query: &Query) -> Result<Answer, QueryError> {
-        answer_in(self, query)
+    pub fn answer(&self, query: Query) -> Result<Answer, QueryError> {
+        let verdict = verdict(self, &query)?;
+        Ok(Answer::new(query, verdict))
     }
 
     /// As [`evaluate()`].
     #[must_use]
     pub fn evaluate(&self, flow: &Flow) -> Verdict {
-        let Flow {
-            source,
-            destination,
-            port,
-        } = *flow;
+        self.between(flow, self.end(flow.source), self.end(flow.destination))
+    }
+
+    fn end(&self, address: IpAddr) -> End {
+        let held = self.held.get(&address);
+        held.map_or(End::Free(address), |held| End::Held(*held))
+    }
+
+    fn between(&self, flow: &Flow, source: End, destination: End) -> Verdict {
+        let port = flow.port;
         let egress = self.side(Direction::Egress, source, destination, port);
         let ingress = self.side(Direction::Ingress, destination, source, port);
         match (egress, ingress) {
@@ -129,14 +165,14 @@ impl<'a> Evaluator<'a> {
     fn side(
         &self,
         direction: Direction,
-        own: IpAddr,
-        peer: IpAddr,
+        own: End,
+        peer: End,
         port: PortKey,
     ) -> Option<SideVerdict> {
-        let Some(host) = self.host_of_address.get(&own) else {
+        let End::Held(Held { host, .. }) = own else {
             return Some(Evidence::unwritten(Effect::Allow, Tier::Default, "unmanaged").into());
         };
-        let subject = self.subject_of_host[*host];
+        let subject = self.subject_of_host[host];
         let table = self.tables[subject].get_or_init(|| self.table(&self.subjects[subject]));
         table.as_ref()?.decide(direction, peer, port)
     }
@@ -149,12 +185,13 @@ impl<'a> Evaluator<'a> {
             &self.members,
             subject,
         );
-        Table::new(&HostPolicy {
+        let policy = HostPolicy {
             revision: Revision::default(),
             identity: subject.identity,
-            addresses: book(&self.members, &made.named),
+            addresses: self.kinds.book(&made.named),
             rules: made.rules,
-        })
+        };
+        Table::new(&policy, &self.kinds)
     }
 }
 
@@ -164,19 +201,19 @@ impl World for Evaluator<'_> {
         Some(&self.inventory.hosts[host].addresses)
     }
 
-    fn is_one_host(&self, source: IpAddr, destination: IpAddr) -> bool {
-        let host = |address| self.host_of_address.get(address);
-        host(&source).is_some() && host(&source) == host(&destination)
-    }
-
     fn judge(&self, flow: &Flow) -> Verdict {
-        self.evaluate(flow)
+        let (source, destination) = (self.end(flow.source), self.end(flow.destination));
+        match (source, destination) {
+            (End::Held(a), End::Held(b)) if a.host == b.host => loopback(),
+            _ => self.between(flow, source, destination),
+        }
     }
 }
 
 impl Table {
-    fn new(policy: &HostPolicy) -> Option<Self> {
-        let classes = classify(policy).ok()?;
+    fn new(policy: &HostPolicy, kinds: &Kinds) -> Option<Self> {
+        let mut classes = classify(policy).ok()?;
+        let class_of_kind = kinds.take(&mut classes.addresses);
         let mut lengths = [BTreeSet::new(), BTreeSet::new()];
         for subnet in classes.subnets.keys() {
             lengths[usize::from(subnet.addr().is_ipv6())].insert(subnet.prefix_len());
@@ -191,12 +228,13 @@ impl Table {
         Some(Self {
             evidence: evidence.collect(),
             classes,
+            class_of_kind,
             lengths,
         })
     }
 
     /// As [`Classes::decide`].
-    fn decide(&self, direction: Direction, peer: IpAddr, port: PortKey) -> Option<SideVerdict> {
+    fn decide(&self, direction: Direction, peer: End, port: PortKey) -> Option<SideVerdict> {
         let port = self.classes.port(direction, port);
         let cell = self.classes.cell(self.peer(peer), port);
         let evidence = |rule: u32| self.evidence.get(rule as usize)?.clone();
@@ -207,18 +245,27 @@ impl Table {
     }
 
     /// As [`Classes::peer`], asking only for prefixes of a length that is there.
-    fn peer(&self, address: IpAddr) -> PeerClass {
+    fn peer(&self, end: End) -> PeerClass {
         let Classes {
             addresses,
             subnets,
             world,
             ..
         } = &self.classes;
-        let lengths = &self.lengths[usize::from(address.is_ipv6())];
+        let (address, exact) = match end {
+            End::Held(Held { address, kind, .. }) => {
+                let place = self
+                    .class_of_kind
+                    .binary_search_by_key(&kind, |(kind, _)| *kind);
+                (address, place.ok().map(|place| self.class_of_kind[place].1))
+            }
+            End::Free(address) => (address, addresses.get(&address).copied()),
+        };
         let subnet = |length: &u8| subnets.get(&IpNet::new(address, *length).ok()?.trunc());
-        let class = addresses.get(&address);
-        *class
-            .or_else(|| lengths.iter().rev().find_map(subnet))
-            .unwrap_or(world)
+        let around = || {
+            let lengths = &self.lengths[usize::from(address.is_ipv6())];
+            lengths.iter().rev().find_map(subnet).copied()
+        };
+        exact.or_else(around).unwrap_or(*world)
     }
 }

@@ -65,12 +65,9 @@ pub struct EvidenceAnswer {
     pub verdict: Effect,
     /// The layer that decided.
     pub tier: Tier,
-    /// The rule that decided.
-    pub rule: String,
-    /// Its file; empty where no file wrote it.
-    pub file: String,
-    /// Its line from 1; 0 where no file wrote it.
-    pub line: u32,
+    /// The rule that decided, its file and its line.
+    #[serde(flatten)]
+    pub origin: Arc<Origin>,
 }
 
 /// A query without an answer.
@@ -109,16 +106,15 @@ pub enum QueryError {
 /// # Errors
 /// [`QueryError`] says which part of the query has no meaning.
 pub fn answer(set: &PolicySet, inventory: &Inventory, query: &Query) -> Result<Answer, QueryError> {
-    answer_in(&Reference { set, inventory }, query)
+    let verdict = verdict(&Reference { set, inventory }, query)?;
+    Ok(Answer::new(query.clone(), verdict))
 }
 
 /// Who exists, and what is judged of a flow between them.
 pub(super) trait World {
     /// The addresses of the host of a name.
     fn addresses(&self, name: &str) -> Option<&[IpAddr]>;
-    /// Whether one host holds both.
-    fn is_one_host(&self, source: IpAddr, destination: IpAddr) -> bool;
-    /// As [`evaluate()`].
+    /// As [`evaluate()`], and [`loopback`] where one host holds both ends.
     fn judge(&self, flow: &Flow) -> Verdict;
 }
 
@@ -132,13 +128,13 @@ impl World for Reference<'_> {
         Some(&self.inventory.host(name)?.addresses)
     }
 
-    fn is_one_host(&self, source: IpAddr, destination: IpAddr) -> bool {
-        let holder = self.inventory.holder(source);
-        holder.is_some_and(|host| host.addresses.contains(&destination))
-    }
-
     fn judge(&self, flow: &Flow) -> Verdict {
-        evaluate(self.set, self.inventory, flow)
+        let holder = self.inventory.holder(flow.source);
+        if holder.is_some_and(|host| host.addresses.contains(&flow.destination)) {
+            loopback()
+        } else {
+            evaluate(self.set, self.inventory, flow)
+        }
     }
 }
 
@@ -180,36 +176,34 @@ fn flow_in(world: &impl World, query: &Query) -> Result<Flow, QueryError> {
     })
 }
 
+/// What is said of a flow within one host.
+pub(super) fn loopback() -> Verdict {
+    let evidence = Evidence::unwritten(Effect::Allow, Tier::Default, "loopback");
+    let side = SideVerdict::from(evidence);
+    Verdict {
+        egress: side.clone(),
+        ingress: side,
+    }
+}
+
 /// As [`answer`].
-pub(super) fn answer_in(world: &impl World, query: &Query) -> Result<Answer, QueryError> {
-    let flow = flow_in(world, query)?;
-    let verdict = if world.is_one_host(flow.source, flow.destination) {
-        let side = SideVerdict::from(Evidence::unwritten(
-            Effect::Allow,
-            Tier::Default,
-            "loopback",
-        ));
-        Verdict {
-            egress: side.clone(),
-            ingress: side,
+pub(super) fn verdict(world: &impl World, query: &Query) -> Result<Verdict, QueryError> {
+    Ok(world.judge(&flow_in(world, query)?))
+}
+
+impl Answer {
+    pub(super) fn new(query: Query, verdict: Verdict) -> Self {
+        let [egress, ingress] = [verdict.egress, verdict.ingress].map(SideAnswer::from);
+        let passes = [&egress, &ingress]
+            .iter()
+            .all(|side| side.enforced.verdict == Effect::Allow);
+        Self {
+            query,
+            verdict: if passes { Effect::Allow } else { Effect::Deny },
+            egress,
+            ingress,
         }
-    } else {
-        world.judge(&flow)
-    };
-    let (egress, ingress) = (
-        SideAnswer::from(verdict.egress),
-        SideAnswer::from(verdict.ingress),
-    );
-    let passes = [&egress, &ingress]
-        .iter()
-        .all(|side| side.enforced.verdict == Effect::Allow);
-    let verdict = if passes { Effect::Allow } else { Effect::Deny };
-    Ok(Answer {
-        query: query.clone(),
-        verdict,
-        egress,
-        ingress,
-    })
+    }
 }
 
 impl From<SideVerdict> for SideAnswer {
@@ -230,13 +224,10 @@ impl From<Evidence> for EvidenceAnswer {
             origin,
         }: Evidence,
     ) -> Self {
-        let Origin { rule, file, line } = Arc::unwrap_or_clone(origin);
         Self {
             verdict: effect,
             tier,
-            rule,
-            file,
-            line,
+            origin,
         }
     }
 }

@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::{
     exit::{Failure, Outcome},
     files,
-    output::{Format, json_line, table},
+    output::{Format, json_line, place, table},
 };
 
 const EXAMPLES: &str = r#"Examples:
@@ -111,14 +111,10 @@ fn print(answer: &Answer) -> io::Result<()> {
             name.to_owned(),
             evidence.verdict.to_string(),
             evidence.tier.to_string(),
-            evidence.rule.clone(),
-            if evidence.file.is_empty() {
-                "-".to_owned()
-            } else {
-                format!("{}:{}", evidence.file, evidence.line)
-            },
+            evidence.origin.rule.clone(),
+            place(&evidence.origin),
             side.staged.as_ref().map_or("-".to_owned(), |staged| {
-                format!("{} by {}", staged.verdict, staged.rule)
+                format!("{} by {}", staged.verdict, staged.origin.rule)
             }),
         ]
     };
@@ -159,7 +155,7 @@ fn stream(
             continue;
         }
         let answer = mistake::read(&text)
-            .and_then(|query| evaluator.answer(&query).map_err(|error| error.to_string()));
+            .and_then(|query| evaluator.answer(query).map_err(|error| error.to_string()));
         match answer {
             Ok(answer) => json_line(&mut out, &answer)?,
             Err(error) => {

@@ -53,7 +53,7 @@ proptest! {
         let evaluator = Evaluator::new(&scenario.set, &scenario.inventory);
         for query in queries(&scenario) {
             prop_assert_eq!(
-                evaluator.answer(&query),
+                evaluator.answer(query.clone()),
                 answer(&scenario.set, &scenario.inventory, &query),
                 "{:?}", query
             );
