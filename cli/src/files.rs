@@ -1,5 +1,7 @@
 //! Policy files and inventories, from disk.
 
+mod text;
+
 use std::{
     collections::BTreeSet,
     ffi::OsStr,
@@ -8,8 +10,11 @@ use std::{
 };
 
 use anyhow::Result;
-use policy::{Inventory, Parsed, PolicySet, Problems, SourceFile, parse_mixed};
+use policy::{
+    Inventory, Parsed, PolicySet, Problems, SourceFile, parse_mixed, problem::MAX_PROBLEMS,
+};
 
+pub use self::text::Sources;
 use crate::{exit::Failure, output::count};
 
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
@@ -18,9 +23,8 @@ const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 /// them (`*.yaml`, `*.yml`, `*.json`, nothing hidden), sorted, each file once.
 ///
 /// # Errors
-/// Every path that does not exist, cannot be read, has no policy file below it or is not UTF-8, all
-/// at once.
-pub fn policies(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
+/// Every path that does not exist, cannot be read or has no policy file below it, all at once.
+pub fn policies(paths: &[PathBuf]) -> Result<Sources> {
     let mut found = Found::default();
     for path in paths {
         let before = found.files.len();
@@ -41,7 +45,7 @@ pub fn policies(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
     if !found.usage.is_empty() {
         return Err(Failure::usage(found.usage.join("\n")).into());
     }
-    read(&found.files)
+    text::read(&found.files)
 }
 
 /// Reads policy files for a command that takes Kubernetes manifests too; their pods are left out.
@@ -49,7 +53,8 @@ pub fn policies(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
 /// # Errors
 /// What [`policies`] refuses, and every problem in the files, rendered.
 pub fn mixed_policy_set(paths: &[PathBuf]) -> Result<PolicySet> {
-    parse_mixed(&policies(paths)?)
+    policies(paths)?
+        .parse(parse_mixed)
         .map(|Parsed { set, inventory: _ }| set)
         .map_err(|problems| Failure::refused(render(&problems)).into())
 }
@@ -59,8 +64,13 @@ pub fn mixed_policy_set(paths: &[PathBuf]) -> Result<PolicySet> {
 /// # Errors
 /// A file that cannot be read, and every problem in it, rendered.
 pub fn inventory(path: &Path) -> Result<Inventory> {
-    let file = read(&[path.to_owned()])?.remove(0);
-    Inventory::parse(&file).map_err(|problems| Failure::refused(render(&problems)).into())
+    let one = |files: &[SourceFile]| match files {
+        [file] => Inventory::parse(file),
+        _ => Ok(Inventory::default()),
+    };
+    let read = text::read(&[path.to_owned()])?;
+    read.parse(one)
+        .map_err(|problems| Failure::refused(render(&problems)).into())
 }
 
 /// Reads policy files, Kubernetes manifests among them, and the workloads that they are asked about:
@@ -72,10 +82,21 @@ pub fn policies_and_inventory(
     paths: &[PathBuf],
     inventory: Option<&Path>,
 ) -> Result<(PolicySet, Inventory)> {
+    let parsed = policies(paths)?
+        .parse(parse_mixed)
+        .map_err(|problems| Failure::refused(render(&problems)))?;
+    let stand_ins = parsed.stand_ins();
+    if stand_ins > 0 && parsed.set.has_subnets() {
+        eprintln!(
+            "note: {} without an address in the files: what stands in for it is of no subnet that \
+             rules name; for exact answers give pods as `kubectl get pods -A -o yaml` prints them",
+            count(stand_ins, "workload")
+        );
+    }
     let Parsed {
         set,
         inventory: pods,
-    } = parse_mixed(&policies(paths)?).map_err(|problems| Failure::refused(render(&problems)))?;
+    } = parsed;
     let Some(path) = inventory else {
         if pods.hosts.is_empty() {
             let text = "the policies have no Pods among them; name the hosts with --inventory";
@@ -89,8 +110,17 @@ pub fn policies_and_inventory(
     Ok((set, all))
 }
 
+/// `3 problems`, those that are only counted too.
+pub fn number(problems: &Problems) -> String {
+    let number = problems.0.len();
+    match number <= MAX_PROBLEMS {
+        true => count(number, "problem"),
+        false => format!("more than {MAX_PROBLEMS} problems"),
+    }
+}
+
 fn render(problems: &Problems) -> String {
-    format!("{}\n{problems}", count(problems.0.len(), "problem"))
+    format!("{}\n{problems}", number(problems))
 }
 
 #[derive(Default)]
@@ -162,46 +192,6 @@ pub fn io_error(doing: &str, error: &io::Error) -> String {
     format!("{doing}: {words}")
 }
 
-fn read(paths: &[PathBuf]) -> Result<Vec<SourceFile>> {
-    let mut files = Vec::with_capacity(paths.len());
-    let mut unreadable = Vec::new();
-    let mut invalid = Vec::new();
-    for path in paths {
-        let name = path
-            .strip_prefix("./")
-            .unwrap_or(path)
-            .display()
-            .to_string();
-        match fs::read(path).map(String::from_utf8) {
-            Err(error) => unreadable.push(io_error(&format!("reading {name}"), &error)),
-            Ok(Err(error)) => {
-                let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-                let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
-                let start = valid
-                    .iter()
-                    .rposition(|&byte| byte == b'\n')
-                    .map_or(0, |end| end + 1);
-                let column = String::from_utf8_lossy(&valid[start..]).chars().count() + 1;
-                invalid.push(format!(
-                    "{name}:{line}:{column}: not UTF-8 text; save the file as UTF-8"
-                ));
-            }
-            Ok(Ok(content)) => files.push(SourceFile {
-                path: name,
-                content,
-            }),
-        }
-    }
-    if !unreadable.is_empty() {
-        unreadable.append(&mut invalid);
-        return Err(Failure::usage(unreadable.join("\n")).into());
-    }
-    if !invalid.is_empty() {
-        return Err(Failure::refused(invalid.join("\n")).into());
-    }
-    Ok(files)
-}
-
 fn is_hidden(path: &Path) -> bool {
     path.file_name()
         .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
@@ -219,12 +209,10 @@ mod tests {
 
     use super::*;
 
-    fn names(root: &Path, files: &[SourceFile]) -> Vec<String> {
+    fn names(root: &Path, sources: &Sources) -> Vec<String> {
         let root = format!("{}/", root.display());
-        files
-            .iter()
-            .map(|file| file.path.replace(&root, ""))
-            .collect()
+        let files = sources.files.iter();
+        files.map(|file| file.path.replace(&root, "")).collect()
     }
 
     #[test]
@@ -260,14 +248,5 @@ mod tests {
         );
         let error = policies(&[root.path().to_owned()]).unwrap_err().to_string();
         assert!(error.contains("no policy files here"), "{error}");
-    }
-
-    #[test]
-    fn text_that_is_not_utf8_is_shown_by_line_and_column() {
-        let root = tempfile::tempdir().unwrap();
-        let file = root.path().join("latin1.yaml");
-        fs::write(&file, b"kind: Segment\nname: \xe9t\xe9\n").unwrap();
-        let error = policies(&[file]).unwrap_err().to_string();
-        assert!(error.contains("latin1.yaml:2:7: not UTF-8"), "{error}");
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     evaluate::Evidence,
     host_policy::Origin,
     inventory::{HostName, Inventory},
+    problem::Problem,
     reach::{
         TooMany,
         atlas::{Atlas, Spot},
@@ -26,6 +27,7 @@ use crate::{
     },
     service::{PortKey, PortSpan, ProtocolSlot},
     set::{Assertion, Claim, PolicySet, SegmentId},
+    source::SourceFile,
     words::Effect,
 };
 
@@ -251,6 +253,14 @@ fn has_ports(slot: ProtocolSlot) -> bool {
         slot,
         ProtocolSlot::Tcp | ProtocolSlot::Udp | ProtocolSlot::Sctp
     )
+}
+
+impl Failure {
+    /// The failure as a problem is shown, with the assertion's line of the files marked.
+    #[must_use]
+    pub fn as_problem(&self, files: &[SourceFile]) -> Problem {
+        Problem::of_line(&self.origin, files, self.to_string(), None)
+    }
 }
 
 impl fmt::Display for Failure {

@@ -4,6 +4,7 @@
 //! that did not match too; property tests hold it to the same verdicts.
 
 mod candidate;
+mod nearest;
 pub mod reason;
 pub mod service;
 #[cfg(test)]
@@ -18,7 +19,7 @@ use crate::{
         Evidence, Flow, SideVerdict,
         query::{self, Query, QueryError},
     },
-    explain::{candidate::candidates, reason::Mismatch},
+    explain::{candidate::candidates, nearest::nearest, reason::Mismatch},
     host_policy::Origin,
     inventory::{Host, HostName, Inventory},
     set::PolicySet,
@@ -55,9 +56,19 @@ pub struct SideExplanation {
     pub verdict: SideVerdict,
     /// Every rule of this direction, in order of precedence, with what came of it.
     pub considered: Vec<Considered>,
-    /// Of an enforced denial: where in `considered` the rule stands that was nearest to allowing
-    /// the flow. None if no rule before the one that decided allows anything.
-    pub nearest: Option<usize>,
+    /// Of an enforced denial, but for quarantine: the rule that was nearest to allowing the flow.
+    /// None if there is none that could.
+    pub nearest: Option<Nearest>,
+}
+
+/// The rule that was nearest to allowing a flow; both numbers are places in
+/// [`SideExplanation::considered`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nearest {
+    /// Which rule.
+    pub rule: usize,
+    /// The rule that denies the flow before, also when the flow is as this one wants it.
+    pub denied_by: Option<usize>,
 }
 
 /// One rule, and what came of it.
@@ -130,22 +141,6 @@ impl Considered {
     pub fn selects(&self) -> bool {
         !matches!(self.mismatches.first(), Some(Mismatch::Host(_)))
     }
-
-    /// How far from allowing the flow: first whether it speaks of the host, then how many things
-    /// would have to be different, then which; a port is nearer than a peer.
-    fn distance(&self) -> (bool, usize, u8) {
-        let observed = self.mode == Mode::Observe;
-        let weight = |mismatch: &Mismatch| match mismatch {
-            Mismatch::Port(_) => 1,
-            Mismatch::Peer(_) => 2,
-            Mismatch::Host(_) => 4,
-        };
-        (
-            !self.selects(),
-            self.mismatches.len() + usize::from(observed),
-            self.mismatches.iter().map(weight).sum(),
-        )
-    }
 }
 
 fn side(
@@ -185,16 +180,20 @@ fn side(
         .or(other.filter(in_quarantine));
     let asked = Asked {
         set,
+        inventory,
         host: judge,
         direction,
         peer,
         other,
         flow,
     };
-    let mut considered = candidates(&asked, quarantined.is_some());
+    let (mut considered, rules) = candidates(&asked, quarantined.is_some());
     let enforced = walk(&mut considered, false);
     let staged = walk(&mut considered, true);
-    let nearest = nearest(&considered).filter(|_| enforced.effect == Effect::Deny);
+    let is_mendable = enforced.effect == Effect::Deny && quarantined.is_none();
+    let nearest = is_mendable
+        .then(|| nearest(&asked, &rules, &considered))
+        .flatten();
     SideExplanation {
         direction,
         address: own,
@@ -209,6 +208,7 @@ fn side(
 /// A flow as one of its hosts sees it.
 struct Asked<'a> {
     set: &'a PolicySet,
+    inventory: &'a Inventory,
     /// Who judges.
     host: &'a Host,
     direction: Direction,
@@ -255,24 +255,4 @@ fn walk(considered: &mut [Considered], staged: bool) -> Evidence {
         tier: Tier::Default,
         origin: Arc::new(Origin::unwritten("default")),
     })
-}
-
-/// Of a denial, the rule that would have allowed the flow with the least difference.
-fn nearest(considered: &[Considered]) -> Option<usize> {
-    let decides = |rule: &Considered| rule.enforced == Role::Decides;
-    // What stands behind the rule that denies could not have helped.
-    let before = considered.iter().position(decides)?;
-    let could_allow = |rule: &Considered| {
-        // If it were enforced, nothing observed before it would stand in its way either.
-        let would_be_asked = rule.enforced == Role::Misses
-            || rule.enforced == Role::Observed
-                && matches!(rule.staged, Role::Misses | Role::Decides);
-        would_be_asked && rule.action == Action::Allow
-    };
-    considered[..before]
-        .iter()
-        .enumerate()
-        .filter(|(_, rule)| could_allow(rule))
-        .min_by_key(|(index, rule)| (rule.distance(), *index))
-        .map(|(index, _)| index)
 }

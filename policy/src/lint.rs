@@ -28,9 +28,6 @@ use crate::{
     words::Timestamp,
 };
 
-/// Characters of a source line that a warning shows.
-const SHOWN: usize = 160;
-
 /// One thing that is right and hardly meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
@@ -129,30 +126,8 @@ impl Warning {
     /// The warning as a problem is shown, with its line of the files marked.
     #[must_use]
     pub fn as_problem(&self, files: &[SourceFile]) -> Problem {
-        let Origin { file, line, .. } = &*self.origin;
-        let source = files.iter().find(|source| source.path == *file);
-        let line_of = |source: &SourceFile| {
-            let mut lines = source.content.lines();
-            let line = lines.nth((*line as usize).checked_sub(1)?)?;
-            Some(line.trim_end().chars().take(SHOWN).collect::<String>())
-        };
-        let source_line = source.and_then(line_of).unwrap_or_default();
-        let indent = source_line
-            .chars()
-            .take_while(|c| c.is_whitespace())
-            .count();
-        let width = (source_line.chars().count() - indent).max(1);
-        let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
-        Problem {
-            file: file.clone(),
-            line: *line,
-            column: number(indent + 1),
-            message: self.message.clone(),
-            help: Some(self.help.clone()),
-            source_line,
-            mark: number(indent),
-            width: number(width),
-        }
+        let (message, help) = (self.message.clone(), self.help.clone());
+        Problem::of_line(&self.origin, files, message, Some(help))
     }
 }
 

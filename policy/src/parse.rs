@@ -21,7 +21,7 @@ pub(crate) mod yaml;
 pub(crate) use document::KINDS;
 
 use crate::{
-    inventory::Inventory,
+    inventory::{Host, Inventory},
     parse::{
         collector::Collector,
         yaml::{Node, Place},
@@ -65,6 +65,15 @@ pub struct Parsed {
     pub inventory: Inventory,
 }
 
+impl Parsed {
+    /// How many workloads have only an address that stands in for one.
+    #[must_use]
+    pub fn stand_ins(&self) -> usize {
+        let stands_in = |host: &&Host| host.addresses.iter().copied().all(kubernetes::is_stand_in);
+        self.inventory.hosts.iter().filter(stands_in).count()
+    }
+}
+
 /// Parses, resolves and checks files in which Bulkhead documents and Kubernetes manifests are
 /// mixed: as [`parse`], and the manifests become policies and workloads.
 ///
@@ -79,7 +88,8 @@ pub struct Parsed {
 ///   hosts; segments of Bulkhead may select either.
 /// - Pods on their host's network, and pods that have ended, are no workloads: no policy selects
 ///   them, and their addresses are not theirs alone.
-/// - A Deployment or other owner of pods is one workload, made from its template, unless a pod that
+/// - A Deployment or other owner of pods is one workload, made from its template, and where it makes
+///   several pods a second one, `namespace/name_2`, for what they say to each other; unless a pod that
 ///   it owns (by `ownerReferences`) or the owner that it has itself is there. Where a workload has
 ///   its name already, it is named `namespace/kind/name`.
 /// - A workload without an address, as in manifests that no cluster has seen, gets a stand-in from
@@ -125,10 +135,7 @@ pub(crate) fn read_file(file: usize, problems: &mut Collector<'_>) -> (Vec<Node>
             column: 1,
             width: 1,
         };
-        let message = format!(
-            "the file has {} bytes; {MAX_FILE_BYTES} is the most",
-            content.len()
-        );
+        let message = format!("the file has more than {MAX_FILE_BYTES} bytes");
         problems.report_help(place, message, "split it into several files".to_owned());
         return (Vec::new(), Vec::new());
     }

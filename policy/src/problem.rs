@@ -2,6 +2,13 @@
 
 use std::fmt;
 
+use crate::{host_policy::Origin, source::SourceFile};
+
+/// So many mistakes are kept; more help nobody, and would let a file fill the memory.
+pub const MAX_PROBLEMS: usize = 1_000;
+/// Characters of a whole line that are shown.
+const SHOWN: usize = 160;
+
 /// One mistake in one file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
@@ -24,11 +31,45 @@ pub struct Problem {
 }
 
 /// The mistakes of a set of files, sorted by file and position. Never empty; of very many, the
-/// first 1,000 and one that counts the rest.
+/// first [`MAX_PROBLEMS`] and one that counts the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
 impl Problem {
+    /// One about all that a line of the files stands for.
+    #[must_use]
+    pub fn of_line(
+        origin: &Origin,
+        files: &[SourceFile],
+        message: String,
+        help: Option<String>,
+    ) -> Self {
+        let Origin { file, line, .. } = origin;
+        let source = files.iter().find(|source| source.path == *file);
+        let line_of = |source: &SourceFile| {
+            let mut lines = source.content.lines();
+            let line = lines.nth((*line as usize).checked_sub(1)?)?;
+            Some(line.trim_end().chars().take(SHOWN).collect::<String>())
+        };
+        let source_line = source.and_then(line_of).unwrap_or_default();
+        let indent = source_line
+            .chars()
+            .take_while(|c| c.is_whitespace())
+            .count();
+        let width = (source_line.chars().count() - indent).max(1);
+        let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
+        Self {
+            file: file.clone(),
+            line: *line,
+            column: number(indent + 1),
+            message,
+            help,
+            source_line,
+            mark: number(indent),
+            width: number(width),
+        }
+    }
+
     /// The text that people read: position and message, the source line with the mistake marked,
     /// and help. Several lines, no colour, no line break at the end.
     #[must_use]

@@ -234,6 +234,27 @@ impl PolicySet {
         &self.segments[id.0 as usize]
     }
 
+    /// Whether any segment or rule names subnets.
+    #[must_use]
+    pub fn has_subnets(&self) -> bool {
+        let names = |peers: &Peers| matches!(peers, Peers::Of(peers) if peers.iter().any(|peer| matches!(peer, Peer::Subnet(_))));
+        let ordered = |policy: &OrderedPolicy| {
+            let mut rules = policy.ingress.iter().chain(&policy.egress);
+            rules.any(|rule| names(&rule.peers))
+        };
+        let allows = |policy: &Policy| {
+            let sides = [&policy.ingress, &policy.egress].into_iter().flatten();
+            sides
+                .flat_map(|side| &side.rules)
+                .any(|allow| names(&allow.peers))
+        };
+        self.segments
+            .iter()
+            .any(|segment| !segment.subnets.is_empty())
+            || self.guardrails.iter().chain(&self.baselines).any(ordered)
+            || self.policies.iter().any(allows)
+    }
+
     /// The set without the exceptions that have expired at a moment.
     #[must_use]
     pub fn at(mut self, now: Timestamp) -> Self {

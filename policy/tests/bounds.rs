@@ -29,7 +29,7 @@ fn a_file_that_is_too_large_is_not_read() {
     let problems = problems(&"#".repeat(MAX_FILE_BYTES + 1));
     assert_eq!(problems.0.len(), 1);
     assert!(
-        problems.0[0].message.contains("16777216 is the most"),
+        problems.0[0].message.contains("more than 16777216 bytes"),
         "{problems}"
     );
 }
@@ -98,7 +98,7 @@ fn fifty_megabytes_are_refused_at_once() {
     let document = "---\napiVersion: bulkhead/v1\nkind: Segment\nname: a\nmatch: { a: b }\n";
     let problems = soon(&document.repeat((50 << 20) / document.len() + 1));
     assert_eq!(problems.0.len(), 1, "{problems}");
-    assert!(problems.0[0].message.ends_with("16777216 is the most"));
+    assert!(problems.0[0].message.ends_with("more than 16777216 bytes"));
     let inventory = SourceFile {
         path: "hosts.yaml".to_owned(),
         content: "- a\n".repeat(50 << 18),

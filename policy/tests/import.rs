@@ -39,7 +39,7 @@ fn import(name: &str) -> Result<Imported, Problems> {
     let files = inputs(name);
     match name.split('-').next() {
         Some("aws") => aws::import(&files, false),
-        Some("calico") => calico::import(&files),
+        Some("calico") => calico::import(&files, name == "calico-hosts"),
         _ => panic!("{name} is of no system"),
     }
 }
@@ -198,7 +198,7 @@ fn calico_policies(specs: &[(&str, &str)]) -> Imported {
             ),
         })
         .collect();
-    calico::import(&files).unwrap_or_else(|problems| panic!("{problems}"))
+    calico::import(&files, false).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 fn priorities(imported: &Imported) -> Vec<(&str, u32)> {
@@ -283,7 +283,7 @@ fn files_without_what_is_imported_are_no_import() {
         let problems = aws::import(&file(content), false).unwrap_err();
         assert_eq!(problems.0[0].message, "no security groups here");
     }
-    let problems = calico::import(&file("# nothing\n")).unwrap_err();
+    let problems = calico::import(&file("# nothing\n"), false).unwrap_err();
     assert_eq!(problems.0[0].message, "no Calico policy here");
 }
 

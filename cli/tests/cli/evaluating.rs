@@ -191,3 +191,34 @@ fn what_is_observed_shows_in_the_staged_verdict() {
         "{table:?}"
     );
 }
+
+#[test]
+fn an_exception_that_has_expired_allows_nothing() {
+    let files = Files::new(&[
+        (
+            "policy.yaml",
+            "apiVersion: bulkhead/v1\nkind: Segment\nname: db\nmatch: { tier: db }\n---\n\
+             apiVersion: bulkhead/v1\nkind: Policy\nname: closed\nappliesTo: db\ningress: []\n---\n\
+             apiVersion: bulkhead/v1\nkind: Exception\nname: over\nowner: jane@example.com\n\
+             reason: CHG-1\nexpires: 2026-01-01T00:00:00Z\nfrom: [db]\nto: [db]\nports: [tcp/22]\n",
+        ),
+        (
+            "hosts.yaml",
+            "hosts:\n- { name: a, addresses: [10.0.0.1], labels: { tier: db } }\n\
+             - { name: b, addresses: [10.0.0.2], labels: { tier: db } }\n",
+        ),
+    ]);
+    let (policy, hosts) = (files.name("policy.yaml"), files.name("hosts.yaml"));
+    let arguments = [
+        "policy",
+        "eval",
+        "--inventory",
+        &hosts,
+        "--policies",
+        &policy,
+    ];
+    let query = br#"{"src": "a", "dst": "b", "protocol": "TCP", "port": 22}"#;
+    let done = bulkhead_with_input(&arguments, query);
+    assert_eq!(done.json()[0]["verdict"], "deny", "{done:?}");
+    assert_eq!(done.json()[0]["ingress"]["rule"], "closed/ingress");
+}

@@ -118,3 +118,75 @@ fn what_cannot_be_imported_is_shown_and_nothing_is_written() {
     ];
     assert_eq!(bulkhead(&misplaced).code, 64);
 }
+
+const MANIFESTS: &str = "apiVersion: apps/v1
+kind: Deployment
+metadata: { name: web, namespace: shop }
+spec: { replicas: 2, template: { metadata: { labels: { app: web } } } }
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: web, namespace: shop }
+spec:
+  podSelector: {}
+  ingress: [{ from: [{ ipBlock: { cidr: 0.0.0.0/0, except: [10.0.0.0/8] } }] }]
+";
+
+#[test]
+fn manifests_without_addresses_say_what_that_means() {
+    let files = Files::new(&[("web.yaml", MANIFESTS)]);
+    let manifests = files.name("web.yaml");
+    let out = files.name("out");
+    let arguments = [
+        "policy",
+        "import",
+        "--from",
+        "kubernetes",
+        &manifests,
+        "--out",
+        &out,
+    ];
+    let done = bulkhead(&arguments);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(
+        done.stderr
+            .contains("warning: 1 host without an address: fill"),
+        "{done:?}"
+    );
+
+    let ask = [
+        "--src",
+        "shop/web",
+        "--dst",
+        "shop/web_2",
+        "--protocol",
+        "tcp",
+        "--port",
+        "1",
+    ];
+    let done = bulkhead(&[&["policy", "eval", "--policies", &manifests][..], &ask].concat());
+    assert!(
+        done.stderr.contains("note: 2 workloads without an address"),
+        "{done:?}"
+    );
+}
+
+#[test]
+fn an_endpoint_of_one_interface_wants_a_word() {
+    let endpoint = "apiVersion: projectcalico.org/v3\nkind: HostEndpoint\n\
+                    metadata: { name: db-1.eth0 }\n\
+                    spec: { node: db-1, interfaceName: eth0, expectedIPs: [10.0.0.1] }\n";
+    let files = Files::new(&[("endpoints.yaml", endpoint)]);
+    let (path, out) = (files.name("endpoints.yaml"), files.name("out"));
+    let arguments = ["policy", "import", "--from", "calico", &path, "--out", &out];
+    let refused = bulkhead(&arguments);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(
+        refused.stderr.contains("`interfaceName` other than `*`"),
+        "{refused:?}"
+    );
+    let taken = bulkhead(&[&arguments[..], &["--all-interfaces"]].concat());
+    assert_eq!(taken.code, 0, "{taken:?}");
+    let hosts = fs::read_to_string(files.path("out/inventory.yaml")).unwrap();
+    assert!(hosts.contains("name: db-1\n"), "{hosts}");
+}

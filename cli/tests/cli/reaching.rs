@@ -213,9 +213,11 @@ fn assertions_are_decided_when_there_is_an_inventory() {
     assert_eq!(
         fails.stdout,
         format!(
-            "{}:4: assertion `app-never-opens-shells` fails: app-2 (10.1.20.11) may reach db-1 \
+            "{}:4:1: assertion `app-never-opens-shells` fails: app-2 (10.1.20.11) may reach db-1 \
              (10.1.30.10) on tcp/22: egress allowed by default, ingress allowed by \
-             more/ingress[0] ({}:6), which it says never happens\n\n1 of 2 assertions failed\n",
+             more/ingress[0] ({}:6), which it says never happens\n  \
+             |\n4 | never: {{ from: app, to: db, service: tcp/22 }}\n  | \
+             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^\n\n1 of 2 assertions failed\n",
             files.name("after/assertions.yaml"),
             files.name("after/more.yaml"),
         )

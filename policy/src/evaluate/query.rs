@@ -246,7 +246,11 @@ fn ends<'a>(world: &'a impl World, end: &str) -> Result<Cow<'a, [IpAddr]>, Query
 fn port_key(query: &Query) -> Result<PortKey, QueryError> {
     let protocol = || query.protocol.clone();
     let unknown = || QueryError::Protocol(protocol());
-    let PortLiteral::Span(span) = query.protocol.parse().map_err(|_| unknown())? else {
+    // Kubernetes writes TCP.
+    let literal = (query.protocol.parse())
+        .or_else(|_| query.protocol.to_ascii_lowercase().parse())
+        .map_err(|_| unknown())?;
+    let PortLiteral::Span(span) = literal else {
         return Err(unknown());
     };
     let slot = span.slot;

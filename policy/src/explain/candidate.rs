@@ -1,6 +1,6 @@
 //! The rules of one direction in order of precedence, each with why it does not match.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use super::{
     Asked, Considered, Role,
@@ -9,15 +9,26 @@ use super::{
 use crate::{
     host_policy::{Origin, SubnetMatch},
     inventory::{Host, named_port},
-    set::{OrderedPolicy, Peer, Peers, Policy, Ports, SegmentId},
+    set::{NamedPort, OrderedPolicy, Peer, Peers, Policy, Ports, SegmentId},
     words::{Action, Direction, Mode, Tier},
 };
 
-/// All rules that the judging host could be asked about; the last one matches everything.
-pub(super) fn candidates(asked: &Asked<'_>, quarantined: bool) -> Vec<Considered> {
+/// What a rule matches.
+pub(super) struct Candidate<'a> {
+    pub peers: Cow<'a, Peers>,
+    pub ports: &'a Ports,
+}
+
+/// All rules that the judging host could be asked about, and what each matches; the last one matches
+/// everything.
+pub(super) fn candidates<'a>(
+    asked: &Asked<'a>,
+    quarantined: bool,
+) -> (Vec<Considered>, Vec<Candidate<'a>>) {
     let mut list = List {
         asked,
         rules: Vec::new(),
+        candidates: Vec::new(),
     };
     if quarantined {
         list.unwritten(Tier::Quarantine, Action::Deny, "quarantine");
@@ -27,21 +38,27 @@ pub(super) fn candidates(asked: &Asked<'_>, quarantined: bool) -> Vec<Considered
     list.policies();
     list.ordered(&asked.set.baselines, Tier::Baseline);
     list.unwritten(Tier::Default, Action::Allow, "default");
-    list.rules
+    (list.rules, list.candidates)
 }
 
-struct List<'a> {
-    asked: &'a Asked<'a>,
+struct List<'l, 'a> {
+    asked: &'l Asked<'a>,
     rules: Vec<Considered>,
+    candidates: Vec<Candidate<'a>>,
 }
 
-impl List<'_> {
-    fn ordered(&mut self, policies: &[OrderedPolicy], tier: Tier) {
+impl<'a> List<'_, 'a> {
+    fn ordered(&mut self, policies: &'a [OrderedPolicy], tier: Tier) {
         for policy in policies {
             let host = self.asked.outside_all(&policy.applies_to);
             for rule in policy.rules(self.asked.direction) {
-                let mismatches = self.asked.mismatches(&host, &rule.peers, &rule.ports);
-                self.push(tier, rule.action, policy.mode, &rule.origin, mismatches);
+                let peers = Cow::Borrowed(&rule.peers);
+                self.written(
+                    (tier, rule.action, policy.mode),
+                    &rule.origin,
+                    &host,
+                    (peers, &rule.ports),
+                );
             }
         }
     }
@@ -55,13 +72,11 @@ impl List<'_> {
             };
             let host = asked.outside_all(own);
             let others = Peers::Of(others.iter().copied().map(Peer::Segment).collect());
-            let mismatches = asked.mismatches(&host, &others, &exception.ports);
-            self.push(
-                Tier::Exception,
-                Action::Allow,
-                Mode::Enforce,
+            self.written(
+                (Tier::Exception, Action::Allow, Mode::Enforce),
                 &exception.origin,
-                mismatches,
+                &host,
+                (Cow::Owned(others), &exception.ports),
             );
         }
     }
@@ -80,34 +95,45 @@ impl List<'_> {
                 deny = Some((policy, &side.origin));
             }
             for allow in &side.rules {
-                let mismatches = asked.mismatches(&host, &allow.peers, &allow.ports);
-                self.push(
-                    Tier::Policy,
-                    Action::Allow,
-                    policy.mode,
+                self.written(
+                    (Tier::Policy, Action::Allow, policy.mode),
                     &allow.origin,
-                    mismatches,
+                    &host,
+                    (Cow::Borrowed(&allow.peers), &allow.ports),
                 );
             }
         }
         if let Some((policy, origin)) = deny {
-            self.push(Tier::Policy, Action::Deny, policy.mode, origin, Vec::new());
+            let what = (Tier::Policy, Action::Deny, policy.mode);
+            self.push(what, origin, Vec::new(), ANYTHING);
         }
     }
 
     fn unwritten(&mut self, tier: Tier, action: Action, rule: &str) {
         let origin = Arc::new(Origin::unwritten(rule));
-        self.push(tier, action, Mode::Enforce, &origin, Vec::new());
+        let what = (tier, action, Mode::Enforce);
+        self.push(what, &origin, Vec::new(), ANYTHING);
+    }
+
+    fn written(
+        &mut self,
+        what: (Tier, Action, Mode),
+        origin: &Arc<Origin>,
+        host: &Option<Mismatch>,
+        (peers, ports): (Cow<'a, Peers>, &'a Ports),
+    ) {
+        let mismatches = self.asked.mismatches(host, &peers, ports);
+        self.push(what, origin, mismatches, Candidate { peers, ports });
     }
 
     fn push(
         &mut self,
-        tier: Tier,
-        action: Action,
-        mode: Mode,
+        (tier, action, mode): (Tier, Action, Mode),
         origin: &Arc<Origin>,
         mismatches: Vec<Mismatch>,
+        candidate: Candidate<'a>,
     ) {
+        self.candidates.push(candidate);
         self.rules.push(Considered {
             tier,
             action,
@@ -119,6 +145,12 @@ impl List<'_> {
         });
     }
 }
+
+/// What a rule that nobody wrote matches.
+const ANYTHING: Candidate<'static> = Candidate {
+    peers: Cow::Borrowed(&Peers::Any),
+    ports: &Ports::Any,
+};
 
 impl Asked<'_> {
     /// Why the judging host is in none of these segments; none: it is in one.
@@ -153,7 +185,12 @@ impl Asked<'_> {
     }
 
     /// Why a host, or an address that no host holds, is not in a segment; none: it is.
-    fn outside(&self, id: SegmentId, host: Option<&Host>, addresses: &[IpAddr]) -> Option<Outside> {
+    pub(super) fn outside(
+        &self,
+        id: SegmentId,
+        host: Option<&Host>,
+        addresses: &[IpAddr],
+    ) -> Option<Outside> {
         let segment = self.set.segment(id);
         let by_address = addresses
             .iter()
@@ -194,23 +231,27 @@ impl Asked<'_> {
         })
     }
 
+    /// The numbers that the destination gives to a named port.
+    pub(super) fn numbers(&self, port: &NamedPort) -> impl Iterator<Item = u16> {
+        let destination = match self.direction {
+            Direction::Ingress => Some(self.host),
+            Direction::Egress => self.other,
+        };
+        destination
+            .into_iter()
+            .flat_map(|host| named_port(&host.labels, port))
+    }
+
     fn port_mismatch(&self, ports: &Ports) -> Option<Mismatch> {
         let Ports::Of { spans, named } = ports else {
             return None;
         };
         let asked = self.flow.port;
-        // The destination names its ports.
-        let destination = match self.direction {
-            Direction::Ingress => Some(self.host),
-            Direction::Egress => self.other,
-        };
         let named: Vec<NamedNumbers> = named
             .iter()
             .map(|port| NamedNumbers {
                 port: port.clone(),
-                numbers: destination
-                    .map(|host| named_port(&host.labels, port).collect())
-                    .unwrap_or_default(),
+                numbers: self.numbers(port).collect(),
             })
             .collect();
         let is_named = |named: &NamedNumbers| {

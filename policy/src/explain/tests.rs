@@ -121,7 +121,9 @@ fn a_denial_names_the_rule_that_was_nearest() {
     let nearest = |src, service| {
         let side = ask(&set(), src, "db-1", service).ingress;
         assert_eq!(side.verdict.enforced.effect, Effect::Deny);
-        side.considered[side.nearest.unwrap()].origin.rule.clone()
+        let nearest = side.nearest.unwrap();
+        assert_eq!(nearest.denied_by, None);
+        side.considered[nearest.rule].origin.rule.clone()
     };
     // The port only.
     assert_eq!(nearest("app-1", "tcp/1"), "db/ingress[0]");
@@ -137,7 +139,7 @@ fn a_denial_names_the_rule_that_was_nearest() {
 }
 
 #[test]
-fn what_a_guardrail_decides_no_rule_below_could_have_allowed() {
+fn a_rule_below_a_guardrail_that_denies_is_nearest_if_it_matches_already() {
     let mut set = set();
     let rule = |action, name: &str, port| OrderedRule {
         action,
@@ -166,7 +168,11 @@ fn what_a_guardrail_decides_no_rule_below_could_have_allowed() {
     }];
     let denied = ask(&set, "app-1", "db-1", "tcp/5432");
     assert_eq!(denied.verdict, Effect::Deny);
-    assert_eq!(denied.ingress.nearest, None);
+    let nearest = |service| ask(&set, "app-1", "db-1", service).ingress.nearest;
+    let (rule, denied_by) = (3, Some(1));
+    assert_eq!(nearest("tcp/5432"), Some(Nearest { rule, denied_by }));
+    // Of another port it says so too: on the port that it allows the guardrail denies.
+    assert_eq!(nearest("tcp/5433"), Some(Nearest { rule, denied_by }));
     let roles = |service| {
         let side = ask(&set, "app-1", "db-1", service).ingress;
         side.considered
@@ -377,9 +383,10 @@ proptest! {
         for flow in &scenario.flows {
             let explanation = explain(&scenario.set, &scenario.inventory, &query(flow)).unwrap();
             for side in [explanation.egress, explanation.ingress] {
-                let Some(nearest) = side.nearest.map(|index| &side.considered[index]) else {
+                let Some(Nearest { rule, denied_by: None }) = side.nearest else {
                     continue;
                 };
+                let nearest = &side.considered[rule];
                 let of_segments = nearest.tier == Tier::Exception
                     && nearest.mismatches.iter().any(|why| matches!(why, Mismatch::Peer(_)));
                 if !nearest.selects() || of_segments {

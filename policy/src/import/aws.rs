@@ -22,7 +22,7 @@ use crate::{
     host_policy::Origin,
     import::{
         Imported,
-        object::{field, given, is_mapping, items, start, text},
+        object::{given, items, start, text},
         segments::Segments,
     },
     inventory::{Inventory, Labels},
@@ -308,17 +308,30 @@ impl Reader<'_> {
 
     /// A group that a rule names as its peer.
     fn peer_group(&mut self, node: &Node) -> Option<Peer> {
-        if !is_mapping(node, "an item of `UserIdGroupPairs`", &mut self.problems) {
-            return None;
-        }
-        let Some(id) = field(node, "GroupId") else {
-            self.problems.report(
-                node.place,
-                "an item of `UserIdGroupPairs` needs a field `GroupId`",
+        const WHAT: &str = "an item of `UserIdGroupPairs`";
+        let known = [
+            "GroupId",
+            "PeeringStatus",
+            // Whose the group is, and by which way its members are reached: the id is enough.
+            "GroupName",
+            "UserId",
+            "VpcId",
+            "VpcPeeringConnectionId",
+            "Description",
+        ];
+        let fields = Fields::read(node, WHAT, &known, &mut self.problems)?;
+        if let Some(status) = given(&fields, "PeeringStatus")
+            && text(node, "PeeringStatus") != Some("active")
+        {
+            self.problems.report_help(
+                status.node.place,
+                "`PeeringStatus` says that the rule is stale: its group is out of reach",
+                "delete the rule first; `aws ec2 describe-stale-security-groups` lists such"
+                    .to_owned(),
             );
-            return None;
-        };
-        let id = group_id(id, &mut self.problems)?;
+        }
+        let id = fields.require("GroupId", WHAT, &mut self.problems)?;
+        let id = group_id(id.node, &mut self.problems)?;
         if !self.names.contains_key(&id.text) && !self.allow_missing_groups {
             self.problems.report_help(
                 id.place,

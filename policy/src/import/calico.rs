@@ -51,11 +51,12 @@ const LAST: u32 = 65_535;
 /// Between two priorities, where the orders themselves cannot be priorities.
 const STEP: u32 = 10;
 
-/// Imports Calico resources, many documents a file, lists of them too.
+/// Imports Calico resources, many documents a file, lists of them too. With `all_interfaces` a
+/// HostEndpoint of one interface stands for its whole node; without, it is an error.
 ///
 /// # Errors
 /// Every mistake and every field that Bulkhead cannot express, at once.
-pub fn import(files: &[SourceFile]) -> Result<Imported, Problems> {
+pub fn import(files: &[SourceFile], all_interfaces: bool) -> Result<Imported, Problems> {
     let mut problems = Collector::new(files);
     let nodes: Vec<Node> = (0..files.len())
         .flat_map(|file| read_file(file, &mut problems).0)
@@ -65,6 +66,7 @@ pub fn import(files: &[SourceFile]) -> Result<Imported, Problems> {
         segments: Segments::default(),
         policies: Vec::new(),
         endpoints: endpoint::Endpoints::default(),
+        all_interfaces,
         places: BTreeMap::new(),
     };
     for node in &nodes {
@@ -90,6 +92,7 @@ struct Reader<'f> {
     segments: Segments,
     policies: Vec<GlobalPolicy>,
     endpoints: endpoint::Endpoints,
+    all_interfaces: bool,
     /// Where each resource is named, by kind and name.
     places: BTreeMap<(String, String), Place>,
 }

@@ -2,7 +2,10 @@
 
 use crate::{
     import::Imported,
-    parse::{kubernetes::is_stand_in, parse_mixed},
+    parse::{
+        kubernetes::{is_replica, is_stand_in},
+        parse_mixed,
+    },
     problem::Problems,
     render::tidy,
     source::SourceFile,
@@ -15,6 +18,8 @@ use crate::{
 /// As [`parse_mixed`].
 pub fn import(files: &[SourceFile]) -> Result<Imported, Problems> {
     let mut parsed = parse_mixed(files)?;
+    // Where owners stand for their pods, one of each is enough to fill in.
+    (parsed.inventory.hosts).retain(|host| !is_replica(&host.name));
     for host in &mut parsed.inventory.hosts {
         host.addresses.retain(|address| !is_stand_in(*address));
     }

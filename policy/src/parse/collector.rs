@@ -2,12 +2,10 @@
 
 use crate::{
     parse::yaml::{Place, lines},
-    problem::{Problem, Problems},
+    problem::{MAX_PROBLEMS, Problem, Problems},
     source::SourceFile,
 };
 
-/// So many mistakes are kept; more help nobody, and would let a file fill the memory.
-const MAX_PROBLEMS: usize = 1_000;
 /// So many mistakes get a suggestion from among the names of the files.
 const MAX_SUGGESTIONS: usize = 100;
 /// Characters of a source line that are shown.

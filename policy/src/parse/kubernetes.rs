@@ -11,7 +11,7 @@ mod ports;
 mod selector;
 mod workloads;
 
-pub(crate) use workloads::is_stand_in;
+pub(crate) use workloads::{is_replica, is_stand_in};
 
 use std::collections::BTreeMap;
 

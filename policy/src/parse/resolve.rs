@@ -22,7 +22,10 @@ use crate::{
         suggest::did_you_mean,
         yaml::Place,
     },
-    service::{literal::PortLiteral, merge},
+    service::{
+        literal::{PortLiteral, words},
+        merge,
+    },
     set::{Allow, Peer, Peers, Policy, PolicySet, Ports, Segment, SegmentId, Service, Side},
     words::Direction,
 };
@@ -347,7 +350,10 @@ impl<'a> Resolver<'a, '_> {
             let help = self
                 .problems
                 .wants_suggestion()
-                .then(|| did_you_mean(&word.text, services.keys().map(String::as_str)))
+                .then(|| {
+                    let services = services.keys().map(String::as_str);
+                    did_you_mean(&word.text, services).or_else(|| did_you_mean(&word.text, words()))
+                })
                 .flatten()
                 .unwrap_or_else(|| "name a Service, or write a port such as tcp/5432".to_owned());
             let message = format!("there is no Service {}", quote(&word.text));

@@ -64,9 +64,9 @@ impl Apply {
     where
         F: Future<Output = Result<Controller>>,
     {
-        let files = files::policies(&self.paths)?;
+        let sources = files::policies(&self.paths)?;
         // A mistake is shown with its line before anything is sent.
-        let set = match parse(&files) {
+        let set = match sources.parse(parse) {
             Ok(set) => set,
             Err(problems) => {
                 check::report(&problems, format)?;
@@ -80,7 +80,8 @@ impl Apply {
             .into());
         }
         let request = ApplyPolicyRequest {
-            files: files
+            files: sources
+                .files
                 .into_iter()
                 .map(|file| PolicyFile {
                     path: file.path,

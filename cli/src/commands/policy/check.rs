@@ -10,8 +10,8 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 use policy::{
-    Inventory, PolicySet, Problem, Problems,
-    assertion::{self, Vacuous, decide},
+    Inventory, PolicySet, Problem, Problems, SourceFile,
+    assertion::{Vacuous, decide},
     parse,
 };
 use serde::Serialize;
@@ -59,13 +59,14 @@ impl Check {
     /// # Errors
     /// See [`crate::commands::run`].
     pub fn run(&self, format: Format) -> Result<Outcome> {
-        let files = files::policies(&self.paths)?;
-        match parse(&files) {
+        let sources = files::policies(&self.paths)?;
+        let files = &sources.files;
+        match sources.parse(parse) {
             Ok(set) => {
                 let inventory = self.inventory.as_deref().map(files::inventory);
                 let inventory = inventory.transpose()?;
                 let holds = match &inventory {
-                    Some(inventory) => assertions(&set, inventory, format)?,
+                    Some(inventory) => assertions(&set, files, inventory, format)?,
                     None => {
                         if !set.assertions.is_empty() {
                             let undecided = count(set.assertions.len(), "assertion");
@@ -76,7 +77,7 @@ impl Check {
                         true
                     }
                 };
-                let warned = warnings::warn(&set, &files, inventory.as_ref(), format)?;
+                let warned = warnings::warn(&set, files, inventory.as_ref(), format)?;
                 if holds && format == Format::Table {
                     writeln!(io::stdout(), "{}: ok", summary(&set))?;
                 }
@@ -91,7 +92,12 @@ impl Check {
 }
 
 /// Decides the assertions and prints those that fail; whether none does.
-fn assertions(set: &PolicySet, inventory: &Inventory, format: Format) -> Result<bool> {
+fn assertions(
+    set: &PolicySet,
+    files: &[SourceFile],
+    inventory: &Inventory,
+    format: Format,
+) -> Result<bool> {
     let decided = decide(&set.clone().at(now()), inventory);
     for Vacuous { assertion, origin } in &decided.vacuous {
         let place = place(origin);
@@ -101,12 +107,20 @@ fn assertions(set: &PolicySet, inventory: &Inventory, format: Format) -> Result<
     }
     let failures = &decided.failures;
     match format {
-        Format::Json => json_lines(failures.iter().map(FailureLine::from))?,
+        Format::Json => {
+            let problems: Vec<_> = failures.iter().map(|it| it.as_problem(files)).collect();
+            let lines = failures.iter().zip(&problems);
+            let lines = lines.map(|(failure, problem)| FailureLine {
+                problem: ProblemLine::new(Severity::Error, problem),
+                assertion: &failure.assertion,
+            });
+            json_lines(lines)?;
+        }
         Format::Table => {
             let colour = colour_on_stdout();
             let mut out = io::stdout().lock();
             for failure in failures {
-                let text = format!("{}: {failure}", place(&failure.origin));
+                let text = failure.as_problem(files).render();
                 let painted = paint_problem(&printable(&text), colour);
                 writeln!(out, "{}\n", painted.trim_end())?;
             }
@@ -141,7 +155,8 @@ pub fn summary(set: &PolicySet) -> String {
 }
 
 /// Prints problems as the answer of a command.
-pub fn report(Problems(problems): &Problems, format: Format) -> io::Result<()> {
+pub fn report(found: &Problems, format: Format) -> io::Result<()> {
+    let Problems(problems) = found;
     if format == Format::Json {
         return json_lines(
             problems
@@ -158,33 +173,15 @@ pub fn report(Problems(problems): &Problems, format: Format) -> io::Result<()> {
             paint_problem(&printable(&problem.render()), colour).trim_end()
         )?;
     }
-    writeln!(out, "{}", count(problems.len(), "problem"))
+    writeln!(out, "{}", files::number(found))
 }
 
-/// As a problem. An assertion's claim stands at the start of its line.
+/// An assertion that fails, for programs.
 #[derive(Serialize)]
 struct FailureLine<'a> {
-    severity: Severity,
-    file: &'a str,
-    line: u32,
-    column: u32,
-    message: String,
-    help: Option<&'a str>,
+    #[serde(flatten)]
+    problem: ProblemLine<'a>,
     assertion: &'a str,
-}
-
-impl<'a> From<&'a assertion::Failure> for FailureLine<'a> {
-    fn from(failure: &'a assertion::Failure) -> Self {
-        Self {
-            severity: Severity::Error,
-            file: &failure.origin.file,
-            line: failure.origin.line,
-            column: 1,
-            message: failure.to_string(),
-            help: None,
-            assertion: &failure.assertion,
-        }
-    }
 }
 
 /// A mistake or a warning, for programs.

@@ -22,6 +22,7 @@ use crate::{
     exit::{Failure, Outcome},
     files,
     output::{Format, json_line, place, table},
+    time::now,
 };
 
 const EXAMPLES: &str = r#"Examples:
@@ -33,6 +34,7 @@ A query is a line of JSON; ICMP and others have no port:
   {"src": "web-1", "dst": "10.1.30.10", "protocol": "tcp", "port": 5432}
 A verdict repeats it, with `verdict`, and `egress` and `ingress`, each with `verdict`, `tier`,
 `rule`, `file` and `line`. A line that is no query gives {"error": .., "line": ..} in its place.
+Exceptions that have expired do not count.
 Exit code 1 when a line was no query, or when the one query of --src and --dst is denied."#;
 
 #[derive(Debug, Args)]
@@ -74,6 +76,7 @@ impl Eval {
     pub fn run(&self, format: Format) -> Result<Outcome> {
         let (set, inventory) =
             files::policies_and_inventory(&self.policies, self.inventory.as_deref())?;
+        let set = set.at(now());
         match (&self.src, &self.dst, &self.protocol) {
             (Some(src), Some(dst), Some(protocol)) => {
                 let query = Query {

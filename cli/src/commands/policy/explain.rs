@@ -12,7 +12,7 @@ use clap::Args;
 use policy::{
     Effect, Origin,
     evaluate::Evidence,
-    explain::{Considered, Explanation, Role, SideExplanation, service::explain_service},
+    explain::{Considered, Explanation, Nearest, Role, SideExplanation, service::explain_service},
     words::{Mode, Tier},
 };
 
@@ -197,8 +197,14 @@ fn result(rule: &Considered) -> String {
     if rule.staged != rule.enforced {
         text += &format!("; staged: {}", words(rule.staged));
     }
-    if [rule.enforced, rule.staged].contains(&Role::Misses) {
+    let is_asked = [rule.enforced, rule.staged].contains(&Role::Misses);
+    if is_asked {
         text += &format!(": {}", why(rule).join("; and "));
+    } else if rule.enforced == Role::NotReached && rule.tier != Tier::Default {
+        text += &match rule.mismatches.is_empty() {
+            true => ", though it matches".to_owned(),
+            false => format!("; no match: {}", why(rule).join("; and ")),
+        };
     }
     text
 }
@@ -209,25 +215,33 @@ fn why(rule: &Considered) -> Vec<String> {
 
 /// What would have to be different for a denied flow to pass on a side.
 fn nearest(side: &SideExplanation) -> String {
-    let Some(rule) = side.nearest.map(|index| &side.considered[index]) else {
-        return format!(
-            "no rule before {} allows anything",
-            named(&side.verdict.enforced.origin)
-        );
+    let Some(nearest) = side.nearest else {
+        return "no rule could allow it".to_owned();
     };
+    let rule = &side.considered[nearest.rule];
     format!(
         "nearest: {} {} would allow it, but {}",
         rule.tier,
         named(&rule.origin),
-        obstacles(rule).join("; and ")
+        obstacles(side, nearest).join("; and ")
     )
 }
 
 /// What keeps a rule from allowing the flow.
-fn obstacles(rule: &Considered) -> Vec<String> {
+fn obstacles(side: &SideExplanation, nearest: Nearest) -> Vec<String> {
+    let rule = &side.considered[nearest.rule];
     let mut obstacles = why(rule);
     if rule.mode == Mode::Observe {
         obstacles.push("it is only observed".to_owned());
+    }
+    if let Some(other) = nearest.denied_by.map(|index| &side.considered[index]) {
+        let even = if obstacles.is_empty() {
+            ""
+        } else {
+            "even then "
+        };
+        let (tier, name) = (other.tier, named(&other.origin));
+        obstacles.push(format!("{even}{tier} {name} denies it before"));
     }
     obstacles
 }

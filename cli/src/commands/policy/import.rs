@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use policy::{
-    Problems, SourceFile,
+    Host, Problems, SourceFile,
     import::{Imported, aws, calico, kubernetes},
     render,
 };
@@ -55,6 +55,9 @@ pub struct Import {
     /// Of AWS: a rule may name a security group that none of the files has
     #[arg(long)]
     allow_missing_groups: bool,
+    /// Of Calico: a HostEndpoint of one interface stands for all interfaces of its node
+    #[arg(long)]
+    all_interfaces: bool,
 }
 
 impl Import {
@@ -67,13 +70,27 @@ impl Import {
             let text = "--allow-missing-groups speaks of security groups: it needs --from aws";
             return Err(Failure::usage(text).into());
         }
-        let imported = self.import(&files::policies(&self.paths)?);
+        if self.all_interfaces && self.from != System::Calico {
+            let text = "--all-interfaces speaks of host endpoints: it needs --from calico";
+            return Err(Failure::usage(text).into());
+        }
+        let sources = files::policies(&self.paths)?;
+        let imported = sources.parse(|files| self.import(files));
         let Imported { set, inventory } = imported.map_err(|problems| {
-            let number = count(problems.0.len(), "problem");
+            let number = files::number(&problems);
             Failure::refused(format!("{number}, nothing imported\n{problems}"))
         })?;
         let policies = render::policies(&set);
         let hosts = inventory.hosts.len();
+        let is_unaddressed = |host: &&Host| host.addresses.is_empty();
+        let unaddressed = inventory.hosts.iter().filter(is_unaddressed).count();
+        if unaddressed > 0 {
+            eprintln!(
+                "warning: {} without an address: fill them in, or no flow can be asked of them and \
+                 assertions hold for want of any",
+                count(unaddressed, "host")
+            );
+        }
         let Some(directory) = &self.out else {
             io::stdout().write_all(policies.as_bytes())?;
             if hosts > 0 {
@@ -92,7 +109,7 @@ impl Import {
     fn import(&self, files: &[SourceFile]) -> Result<Imported, Problems> {
         match self.from {
             System::Aws => aws::import(files, self.allow_missing_groups),
-            System::Calico => calico::import(files),
+            System::Calico => calico::import(files, self.all_interfaces),
             System::Kubernetes => kubernetes::import(files),
         }
     }

@@ -240,7 +240,7 @@ fn an_apply_that_is_only_tried_changes_nothing() {
     let identities = state.identities.clone();
     let watches = watches(&mut state);
     let schema = format!(
-        "{POLICY}---\napiVersion: bulkhead/v1\nkind: LabelSchema\nname: labels\nkeys: {{ rack: any }}\n"
+        "{POLICY}---\napiVersion: bulkhead/v1\nkind: LabelSchema\nname: labels\nkeys: {{ tier: any, rack: any }}\n"
     );
     let set = parsed(&schema);
     let (_, update) = candidate(&mut state, &set);

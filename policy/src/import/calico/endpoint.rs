@@ -12,7 +12,7 @@ use crate::{
         collector::quote,
         fields::{Fields, word},
         values::{MAX_NAME, address, is_name, labels},
-        yaml::{Node, Place},
+        yaml::{Node, Place, Value},
     },
 };
 
@@ -48,10 +48,12 @@ impl Reader<'_> {
         let Some(fields) = Fields::read(spec, WHAT, &known, &mut self.problems) else {
             return;
         };
+        let (name, place) = self.node(&fields).unwrap_or((name, place));
         if !is_name(name, 253) || name.parse::<IpAddr>().is_ok() {
             self.problems
                 .report(place, format!("{} is not a host's name", quote(name)));
         }
+        self.interface(&fields);
         let written = field(node, "metadata").and_then(|metadata| field(metadata, "labels"));
         let mut labels = written
             .and_then(|node| labels(node, "`labels`", &mut self.problems))
@@ -86,7 +88,37 @@ impl Reader<'_> {
             labels,
             quarantined: false,
         };
-        self.endpoints.hosts.insert(name.to_owned(), host);
+        if self.endpoints.hosts.insert(name.to_owned(), host).is_some() {
+            let message = format!("{} has another HostEndpoint", quote(name));
+            let help = "a host of Bulkhead has one set of labels for all its interfaces".to_owned();
+            self.problems.report_help(place, message, help);
+        }
+    }
+
+    /// The node of an endpoint, which is the host; without one its name is.
+    fn node<'n>(&mut self, fields: &Fields<'n>) -> Option<(&'n str, Place)> {
+        let node = given(fields, "node")?.node;
+        match &node.value {
+            Value::Scalar { text, .. } => Some((text, node.place)),
+            _ => {
+                self.problems.report(node.place, "`node` is a name");
+                None
+            }
+        }
+    }
+
+    /// Policy of Bulkhead is for all interfaces of a host.
+    fn interface(&mut self, fields: &Fields<'_>) {
+        let Some(field) = given(fields, "interfaceName") else {
+            return;
+        };
+        let is_all = matches!(&field.node.value, Value::Scalar { text, .. } if text == "*");
+        if !is_all && !self.all_interfaces {
+            let message = "`interfaceName` other than `*` cannot be expressed: policy is for all \
+                           interfaces of a host";
+            let help = "give --all-interfaces to take it for all of them".to_owned();
+            self.problems.report_help(field.node.place, message, help);
+        }
     }
 
     /// Whether a profile allows what no policy decides. There is no other in Bulkhead.

@@ -17,9 +17,17 @@ use crate::{
             selector::NAMESPACE_NAME,
             workloads::pod::{PodSpec, Status, pod_spec},
         },
-        yaml::{Node, Place},
+        yaml::{Node, Place, Value},
     },
 };
+
+/// What the name of a second pod of an owner ends in: no name of Kubernetes has it.
+const REPLICA: &str = "_2";
+
+/// Whether a workload is the second of those that one owner makes.
+pub(crate) fn is_replica(HostName(name): &HostName) -> bool {
+    name.ends_with(REPLICA)
+}
 
 /// Whether an address only stands in for one that is not known.
 pub(crate) fn is_stand_in(address: IpAddr) -> bool {
@@ -38,8 +46,11 @@ pub(super) struct Workloads {
     pods: Vec<Workload>,
     /// Each with its kind.
     owners: Vec<(String, Workload)>,
+    /// The owners of several pods, by place.
+    several: BTreeSet<Place>,
 }
 
+#[derive(Clone)]
 struct Workload {
     name: Word,
     namespace: String,
@@ -161,6 +172,9 @@ impl Workloads {
             }
         }
         let spec = pod_spec(&fields, template_labels, problems);
+        if makes_several(node, kind) {
+            self.several.insert(meta.name.place);
+        }
         let workload = Workload {
             name: meta.name,
             namespace: meta.namespace,
@@ -228,6 +242,10 @@ impl Workloads {
                 let kind = kind.to_ascii_lowercase();
                 name = format!("{}/{kind}/{}", owner.namespace, owner.name.text);
             }
+            if self.several.contains(&owner.name.place) {
+                let second = format!("{name}{REPLICA}");
+                hosts.insert(second, (owner.name.place, owner.clone()));
+            }
             hosts
                 .entry(name)
                 .or_insert_with(|| (owner.name.place, owner));
@@ -256,6 +274,32 @@ impl Workloads {
             hosts: hosts.collect(),
         }
     }
+}
+
+/// Whether an owner makes several pods, which talk to each other over the network.
+fn makes_several(node: &Node, kind: &str) -> bool {
+    let steps: &[&str] = match kind {
+        // One on each node.
+        "DaemonSet" => return true,
+        "Job" => &["spec", "parallelism"],
+        "CronJob" => &["spec", "jobTemplate", "spec", "parallelism"],
+        _ => &["spec", "replicas"],
+    };
+    let value = (steps.iter()).try_fold(node, |node, step| field(node, step));
+    value.is_some_and(|node| match &node.value {
+        Value::Scalar { text, .. } => text.parse::<u32>().is_ok_and(|pods| pods > 1),
+        _ => false,
+    })
+}
+
+/// A field of a mapping.
+fn field<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
+    let Value::Map(entries) = &node.value else {
+        return None;
+    };
+    let named =
+        |(key, _): &&(Node, Node)| matches!(&key.value, Value::Scalar { text, .. } if text == name);
+    entries.iter().find(named).map(|(_, value)| value)
 }
 
 /// The labels that policy sees: the pod's, its namespace's and its named ports.

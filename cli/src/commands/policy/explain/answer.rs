@@ -76,7 +76,6 @@ impl<'a> Answer<'a> {
 impl<'a> Side<'a> {
     fn new(side: &'a SideExplanation, all: bool) -> Self {
         let listed = |rule: &&Considered| all || rule.selects();
-        let nearest = side.nearest.map(|index| &side.considered[index]);
         Self {
             verdict: SideAnswer::from(side.verdict.clone()),
             address: side.address,
@@ -93,11 +92,14 @@ impl<'a> Side<'a> {
                 .iter()
                 .filter(|rule| !rule.selects())
                 .count(),
-            nearest: nearest.map(|rule| Nearest {
-                rule: &rule.origin.rule,
-                file: &rule.origin.file,
-                line: rule.origin.line,
-                but: obstacles(rule),
+            nearest: side.nearest.map(|nearest| {
+                let origin = &side.considered[nearest.rule].origin;
+                Nearest {
+                    rule: &origin.rule,
+                    file: &origin.file,
+                    line: origin.line,
+                    but: obstacles(side, nearest),
+                }
             }),
         }
     }

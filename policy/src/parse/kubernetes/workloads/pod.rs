@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// What matters of a pod or of a pod template.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct PodSpec {
     pub labels: Labels,
     /// The numbers of each named port, by the label that says so.
