@@ -6,6 +6,7 @@
 //! subjects that a change can reach, and count as changed only where they differ. What a fleet
 //! says never depends on its history: it is what [`crate::compile()`] makes from nothing.
 
+mod changes;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,8 @@ use std::{
     sync::Arc,
 };
 
+pub use self::changes::{AddressTaken, Change, Changes};
+use self::changes::{Effect, Moved};
 use crate::{
     compile::{
         Subject, book,
@@ -25,7 +28,7 @@ use crate::{
     host_policy::HostPolicy,
     inventory::{Host, HostName, Inventory, Labels, PORT_SCOPE},
     population::{IdentityTable, Population},
-    set::{PolicySet, SegmentId},
+    set::PolicySet,
     words::{Identity, Revision},
 };
 
@@ -58,56 +61,6 @@ struct Compiled {
     made: Arc<Rules>,
     /// How many hosts are this subject.
     hosts: usize,
-}
-
-/// What a change of a fleet did: exactly that, nothing that came out as it was.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// The subjects whose policy is another now.
-    pub subjects: BTreeMap<Arc<Subject>, Change>,
-    /// The hosts that came, that left, and that are another subject now.
-    pub hosts: BTreeSet<HostName>,
-}
-
-/// How the policy of a subject changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// It is new or has other rules.
-    Policy,
-    /// Its rules are the same. These addresses have an identity that they name, or (none) have one
-    /// no more; sorted.
-    Addresses(Vec<(IpAddr, Option<Identity>)>),
-    /// No host is this subject any more.
-    Gone,
-}
-
-/// Two hosts cannot hold one address.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{address} cannot be an address of {host}: another host holds it")]
-pub struct AddressTaken {
-    /// The address.
-    pub address: IpAddr,
-    /// Who asked for it.
-    pub host: HostName,
-}
-
-/// An address that has another identity now.
-struct Moved {
-    address: IpAddr,
-    before: Option<Identity>,
-    after: Option<Identity>,
-}
-
-/// What one host's change did to the population.
-#[derive(Default)]
-struct Effect {
-    moved: Vec<Moved>,
-    /// With other members now.
-    segments: BTreeSet<SegmentId>,
-    /// The first host in quarantine came, or the last one left.
-    is_quarantine_new: bool,
-    /// Identities that number named ports are part of the change.
-    has_ports: bool,
 }
 
 impl Fleet {
