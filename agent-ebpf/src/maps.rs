@@ -10,7 +10,7 @@ use datapath::{
     Reason,
     layout::{
         Counter, DeniedFlow, Flow, FlowKey, Ipv4, Ipv6, MAX_CELLS, MAX_PEERS, MAX_RULES,
-        MatrixCell, PAGES, PortPage, Settings,
+        MatrixCell, PAGES, PortPage, Settings, Shared, budget,
     },
 };
 
@@ -54,5 +54,9 @@ pub static DENIED_V6: LruHashMap<FlowKey<Ipv6>, DeniedFlow> = LruHashMap::pinned
 pub static RULE_COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(2 * MAX_RULES, 0);
 #[map]
 pub static REASON_COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(Reason::COUNT, 0);
+#[map]
+pub static BUDGETS: Array<Shared<u64>> = Array::pinned(budget::COUNT, 0);
+#[map]
+pub static LOSSES: PerCpuArray<Shared<u64>> = PerCpuArray::pinned(1, 0);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::pinned(EVENT_BYTES, 0);

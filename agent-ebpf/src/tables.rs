@@ -5,7 +5,7 @@ use datapath::{
     Direction, FamilyTables, Reason, Tables,
     layout::{
         Counter, DeniedFlow, Event, Flow, FlowKey, Ipv4, Ipv6, MatrixCell, PAGE_KEYS, Settings,
-        cell_index, page_index, peer_index, rule_index, slot_of,
+        Shared, cell_index, page_index, peer_index, rule_index, slot_of,
     },
 };
 
@@ -73,6 +73,16 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn count_reason(&self, reason: Reason, bytes: u32) {
         add(&maps::REASON_COUNTERS, reason as u32, bytes);
+    }
+
+    #[inline(always)]
+    fn budget(&self, index: u32) -> Option<&Shared<u64>> {
+        maps::BUDGETS.get(index)
+    }
+
+    #[inline(always)]
+    fn losses(&self) -> Option<&Shared<u64>> {
+        maps::LOSSES.get(0)
     }
 
     #[inline(always)]

@@ -13,7 +13,7 @@ use crate::{
     headers::{self, Headers, Link, Network, protocol, slot_of_protocol, tcp_flag},
     layout::{
         Address, Direction, Flow, FlowKey, FlowRecord, Ipv4, Ipv6, MatrixCell, Opener, Ruling,
-        Shared, WORLD, flow_state,
+        Shared, Timeouts, Traffic, WORLD, flow_state,
     },
     packet::Packet,
     reason::Reason,
@@ -35,16 +35,10 @@ const SECOND: u64 = 1_000_000_000;
 /// 6335).
 const CLIENT_PORTS: u16 = 32_768;
 
-/// How long after its last packet a flow stays what it was, in nanoseconds. A TCP connection is then
-/// judged again; other flows are forgotten.
-const fn timeout(protocol: u8, state: u8) -> u64 {
-    match (protocol, state) {
-        (protocol::TCP, flow_state::NEW) => 60 * SECOND,
-        (protocol::TCP, flow_state::CLOSING) => 120 * SECOND,
-        (protocol::TCP, _) => 6 * 3600 * SECOND,
-        (_, flow_state::NEW) => 30 * SECOND,
-        (_, _) => 180 * SECOND,
-    }
+/// Whether a flow of this protocol has ports, and so two ends that tell which of them opened it.
+#[inline(always)]
+const fn has_ports(number: u8) -> bool {
+    matches!(number, protocol::TCP | protocol::UDP | protocol::SCTP)
 }
 
 /// Judges one packet, counts it, keeps its flow and reports what is denied.
@@ -136,7 +130,7 @@ impl<T: Tables> Judge<'_, T> {
         };
         let flow = &*flow;
         if self.forgets(flow, headers) {
-            return Decision::open(if self.goes_on(flow, headers.protocol) {
+            return Decision::open(if self.goes_on(flow) {
                 Found::Another
             } else {
                 Found::Nothing
@@ -148,7 +142,7 @@ impl<T: Tables> Judge<'_, T> {
         let mut record = found;
         if record.generation() != generation
             || record.state() == flow_state::REVOKED
-            || self.expired(flow, key.protocol)
+            || self.expired(flow)
         {
             let cell = self.opened_by(key, record.opener(), record.service());
             if !cell.enforced.allows() {
@@ -158,8 +152,10 @@ impl<T: Tables> Judge<'_, T> {
                     .set(record.with(generation, flow_state::REVOKED));
                 if record.opener() == Opener::sender(self.direction) {
                     flow.last_seen.set(self.now);
+                    let end = self.end_of(key.protocol, flow_state::REVOKED);
+                    flow.expires.set(end);
                 }
-                return Decision::denied(cell.enforced, Reason::Revoked);
+                return Decision::denied(cell, Reason::Revoked);
             }
             let state = match record.state() {
                 flow_state::REVOKED => flow_state::ESTABLISHED,
@@ -175,13 +171,13 @@ impl<T: Tables> Judge<'_, T> {
         {
             record = record.with(generation, flow_state::ESTABLISHED);
         }
-        if record != found {
+        // Once a second is fine enough for timeouts, and spares looking them up.
+        if record != found || self.now.saturating_sub(flow.last_seen.get()) > SECOND {
             flow.record.set(record);
-        }
-        // Once a second is fine enough for timeouts, and spares the cache line.
-        if self.now.saturating_sub(flow.last_seen.get()) > SECOND {
             flow.last_seen.set(self.now);
+            flow.expires.set(self.end_of(key.protocol, record.state()));
         }
+        flow.traffic(self.direction).add(self.bytes);
         decision
     }
 
@@ -196,11 +192,21 @@ impl<T: Tables> Judge<'_, T> {
         let cell = self.opened_by(key, sender, service);
         if headers.protocol != protocol::TCP || headers.is_opening_syn() {
             return if !cell.enforced.allows() {
-                Decision::denied(cell.enforced, Reason::Policy)
+                Decision::denied(cell, Reason::Policy)
             } else if found == Found::Another {
                 // It passes by itself, and does not make its sender the opener of what goes on.
                 Decision::allowed(cell, true, Reason::Allowed)
+            } else if has_ports(headers.protocol)
+                && headers.protocol != protocol::TCP
+                && self.learns()
+            {
+                // Its first packet may have passed before the agent came.
+                let opener = self.opener_before_the_agent(headers, key);
+                let reason = self.keep(key, opener, flow_state::ESTABLISHED, service);
+                Decision::allowed(cell, false, reason)
             } else {
+                let rule = cell.enforced.rule();
+                self.tables.count_rule(self.generation, rule, self.bytes);
                 let reason = self.keep(key, sender, flow_state::NEW, service);
                 Decision::allowed(cell, true, reason)
             };
@@ -213,11 +219,11 @@ impl<T: Tables> Judge<'_, T> {
             let reason = self.keep(key, opener, flow_state::ESTABLISHED, service);
             Decision::allowed(before, false, reason)
         } else {
-            Decision::denied(cell.enforced, Reason::Policy)
+            Decision::denied(cell, Reason::Policy)
         }
     }
 
-    /// Who opened a TCP connection of which only the middle is seen. The acceptor sends SYN and ACK;
+    /// Who opened a connection of which only the middle is seen. The acceptor sends SYN and ACK;
     /// otherwise it is the end whose port is the only one of those that systems give to clients.
     #[inline(always)]
     fn opener_before_the_agent<A: Copy>(&self, headers: &Headers<A>, key: &FlowKey<A>) -> Opener {
@@ -260,7 +266,7 @@ impl<T: Tables> Judge<'_, T> {
             return false;
         };
         let record = flow.record.get();
-        if self.expired(&flow, key.protocol) || record.state() == flow_state::REVOKED {
+        if self.expired(&flow) || record.state() == flow_state::REVOKED {
             return false;
         }
         record.generation() == self.generation
@@ -270,22 +276,22 @@ impl<T: Tables> Judge<'_, T> {
                 .allows()
     }
 
-    /// The cell of a flow, by who opened it; either will do where that is not known. For TCP the
-    /// opener tells the service.
+    /// The cell of a flow, by who opened it; either will do where that is not known. Where there are
+    /// ports the opener tells the service.
     #[inline(always)]
     fn opened_by<A: Address>(&self, key: &FlowKey<A>, opener: Opener, service: u16) -> MatrixCell
     where
         T: FamilyTables<A>,
     {
-        let tcp = key.protocol == protocol::TCP;
+        let has_ports = has_ports(key.protocol);
         if opener != Opener::Local {
-            let service = if tcp { key.local_port } else { service };
+            let service = if has_ports { key.local_port } else { service };
             let cell = self.ruling(Direction::Ingress, key, service);
             if opener == Opener::Remote || cell.enforced.allows() {
                 return cell;
             }
         }
-        let service = if tcp { key.remote_port } else { service };
+        let service = if has_ports { key.remote_port } else { service };
         self.ruling(Direction::Egress, key, service)
     }
 
@@ -331,8 +337,12 @@ impl<T: Tables> Judge<'_, T> {
     {
         let flow = Flow {
             last_seen: Shared::new(self.now),
+            expires: Shared::new(self.end_of(key.protocol, state)),
             record: Shared::new(FlowRecord::new(self.generation, state, opener, service)),
+            ingress: Traffic::none(),
+            egress: Traffic::none(),
         };
+        flow.traffic(self.direction).add(self.bytes);
         if self.tables.insert_flow(key, &flow) {
             Reason::Allowed
         } else {
@@ -341,9 +351,26 @@ impl<T: Tables> Judge<'_, T> {
     }
 
     #[inline(always)]
-    fn expired(&self, flow: &Flow, protocol: u8) -> bool {
-        let idle = self.now.saturating_sub(flow.last_seen.get());
-        idle > timeout(protocol, flow.record.get().state())
+    fn expired(&self, flow: &Flow) -> bool {
+        self.now > flow.expires.get()
+    }
+
+    /// When a flow that has a packet now expires.
+    #[inline(always)]
+    fn end_of(&self, protocol: u8, state: u8) -> u64 {
+        let timeouts = match self.tables.settings(self.generation) {
+            Some(settings) => &settings.timeouts,
+            None => &Timeouts::DEFAULT,
+        };
+        self.now.saturating_add(timeouts.of(protocol, state))
+    }
+
+    /// Whether the host may have flows from before the agent.
+    #[inline(always)]
+    fn learns(&self) -> bool {
+        self.tables
+            .settings(self.generation)
+            .is_some_and(|settings| settings.learns())
     }
 
     /// Whether a packet that meets a flow in the table is not of it. A TCP connection is over when
@@ -351,19 +378,18 @@ impl<T: Tables> Judge<'_, T> {
     #[inline(always)]
     fn forgets<A: Copy>(&self, flow: &Flow, headers: &Headers<A>) -> bool {
         if headers.protocol != protocol::TCP {
-            return self.expired(flow, headers.protocol);
+            return self.expired(flow);
         }
         headers.is_opening_syn()
-            && (flow.record.get().opener() != Opener::sender(self.direction)
-                || !self.goes_on(flow, headers.protocol))
+            && (flow.record.get().opener() != Opener::sender(self.direction) || !self.goes_on(flow))
     }
 
     /// Whether a flow is of a connection that goes on. A SYN from its other end may pass by itself,
     /// and does not make that end the opener.
     #[inline(always)]
-    fn goes_on(&self, flow: &Flow, protocol: u8) -> bool {
+    fn goes_on(&self, flow: &Flow) -> bool {
         let state = flow.record.get().state();
-        matches!(state, flow_state::NEW | flow_state::ESTABLISHED) && !self.expired(flow, protocol)
+        matches!(state, flow_state::NEW | flow_state::ESTABLISHED) && !self.expired(flow)
     }
 }
 

@@ -1,13 +1,17 @@
 //! What kernel and user space share in maps. A change here is a new [`VERSION`].
 
 mod flow;
+mod settings;
 
 use core::{cell::Cell, mem::offset_of};
 
-pub use self::flow::{Flow, FlowKey, FlowRecord, Opener, flow_state};
+pub use self::{
+    flow::{Flow, FlowKey, FlowRecord, Opener, Traffic, flow_state},
+    settings::{EventLimits, Settings, Timeouts, settings_flag},
+};
 
 /// The version of every layout in this file and of the map list; part of the pin path.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Rules that can be counted in one generation: what a host policy may hold, and the host's own.
 pub const MAX_RULES: u32 = 16_384 + 256;
@@ -121,6 +125,12 @@ impl Address for Ipv6 {
 #[derive(Clone, Debug)]
 pub struct Shared<T: Copy>(Cell<T>);
 
+impl<T: Copy + Default> Default for Shared<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
 impl<T: Copy> Shared<T> {
     /// A word.
     #[inline(always)]
@@ -146,6 +156,38 @@ impl<T: Copy> Shared<T> {
 #[cfg(target_arch = "bpf")]
 unsafe impl<T: Copy> Sync for Shared<T> {}
 
+/// Buckets that limit events: in all, of peers, of rules. Each holds the time, in nanoseconds of the
+/// monotonic clock, until which what was reported has used its rate up.
+pub mod budget {
+    use super::{Address, MAX_RULES};
+
+    /// Of all events.
+    pub const TOTAL: u32 = 0;
+    /// Buckets of peers; peers of one hash share one.
+    pub const PEERS: u32 = 1024;
+    /// How many there are.
+    pub const COUNT: u32 = 1 + PEERS + MAX_RULES;
+
+    /// Of a peer, by address.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_peer<A: Address>(address: &A) -> u32 {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.widen();
+        let high = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        let low = u64::from_le_bytes([i, j, k, l, m, n, o, p]);
+        // Multiplicative hashing; the constant is 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4).
+        let mixed = (high ^ low.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        1 + (mixed >> 54) as u32 % PEERS
+    }
+
+    /// Of a rule.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_rule(rule: u32) -> u32 {
+        1 + PEERS + rule
+    }
+}
+
 /// What one flow was denied, so that its repeats are summed.
 #[repr(C)]
 #[derive(Clone, Debug)]
@@ -154,24 +196,6 @@ pub struct DeniedFlow {
     pub reported: Shared<u64>,
     /// Packets denied since.
     pub packets: Shared<u64>,
-}
-
-/// What holds for one generation.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// The policy set, for `status`; the kernel does not read it.
-    pub revision: u64,
-    /// A denied flow is reported at most once in this many nanoseconds.
-    pub report_interval: u64,
-    /// A fingerprint of the host's own rules; the kernel does not read it.
-    pub local: u64,
-    /// The generation that this slot was filled for.
-    pub generation: u32,
-    /// The stride of the matrix.
-    pub port_classes: u32,
-    /// SHA-256 of the encoded host policy; the kernel does not read it.
-    pub digest: [u8; 32],
 }
 
 /// The classes of [`PAGE_KEYS`] keys in a row.
@@ -302,8 +326,12 @@ pub struct Event {
     pub reason: u8,
     /// One of [`event_kind`].
     pub kind: u8,
+    /// 1 when the enforced verdict denies and the staged one would allow.
+    pub staged_allows: u8,
     /// Zero.
-    pub padding: [u8; 7],
+    pub padding: [u8; 2],
+    /// Events that this CPU could not hand over since the one before.
+    pub lost: u32,
 }
 
 /// The slot of a generation: the maps hold two.
@@ -361,15 +389,16 @@ const _: () = {
     assert!(size_of::<FlowKey<Ipv4>>() == 16);
     assert!(size_of::<FlowKey<Ipv6>>() == 40);
     assert!(offset_of!(FlowKey<Ipv6>, protocol) == 36);
-    assert!(size_of::<Flow>() == 16);
-    assert!(offset_of!(Flow, record) == 8);
+    assert!(size_of::<Flow>() == 56);
+    assert!(offset_of!(Flow, record) == 16);
     assert!(size_of::<DeniedFlow>() == 16);
-    assert!(size_of::<Settings>() == 64);
+    assert!(size_of::<Settings>() == 120);
     assert!(offset_of!(Settings, digest) == 32);
     assert!(size_of::<PortPage>() == 512);
     assert!(size_of::<MatrixCell>() == 8);
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Event>() == 72);
+    assert!(offset_of!(Event, lost) == 68);
     assert!(offset_of!(Event, remote_port) == 56);
     assert!(offset_of!(Event, kind) == 64);
 };

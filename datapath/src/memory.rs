@@ -5,7 +5,8 @@ use std::{cell::Cell, cell::RefCell, collections::HashMap, hash::Hash, rc::Rc};
 use crate::{
     layout::{
         Address, Counter, DeniedFlow, Direction, Event, Flow, FlowKey, Ipv4, Ipv6, MatrixCell,
-        PAGE_KEYS, PortPage, Settings, cell_index, page_index, peer_index, rule_index, slot_of,
+        PAGE_KEYS, PortPage, Settings, Shared, budget, cell_index, page_index, peer_index,
+        rule_index, slot_of,
     },
     reason::Reason,
     tables::{FamilyTables, Tables},
@@ -36,6 +37,20 @@ pub struct MemoryTables {
     pub events: RefCell<Vec<Event>>,
     /// How many events there is room for; `None` is no bound.
     pub event_room: Option<usize>,
+    /// By index in [`budget`].
+    pub budgets: Budgets,
+    /// Events that could not be handed over since the last that could.
+    pub losses: Shared<u64>,
+}
+
+/// The buckets that limit events.
+#[derive(Debug)]
+pub struct Budgets(Vec<Shared<u64>>);
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self(vec![Shared::new(0); budget::COUNT as usize])
+    }
 }
 
 /// The tables of one address family.
@@ -126,6 +141,14 @@ impl Tables for MemoryTables {
 
     fn count_reason(&self, reason: Reason, bytes: u32) {
         add(&self.reason_counters, reason, bytes);
+    }
+
+    fn budget(&self, index: u32) -> Option<&Shared<u64>> {
+        self.budgets.0.get(index as usize)
+    }
+
+    fn losses(&self) -> Option<&Shared<u64>> {
+        Some(&self.losses)
     }
 
     fn report(&self, event: &Event) -> bool {

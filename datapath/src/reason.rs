@@ -30,11 +30,13 @@ pub enum Reason {
     FlowNotKept = 11,
     /// What a device needs to join its network: link aggregation, spanning tree, port authentication.
     LinkControl = 12,
+    /// An event that the rates of its peer, its rule or all of them left out.
+    EventLimited = 13,
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 14;
 
     /// All, by number.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -51,6 +53,7 @@ impl Reason {
         Self::EventLost,
         Self::FlowNotKept,
         Self::LinkControl,
+        Self::EventLimited,
     ];
 
     /// The reason of a number in an event.
@@ -91,6 +94,7 @@ impl Reason {
             Self::EventLost => "event-lost",
             Self::FlowNotKept => "flow-not-kept",
             Self::LinkControl => "link-control",
+            Self::EventLimited => "event-limited",
         }
     }
 }

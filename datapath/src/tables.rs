@@ -6,6 +6,7 @@ use core::ops::Deref;
 use crate::{
     layout::{
         Address, DeniedFlow, Direction, Event, Flow, FlowKey, Ipv4, Ipv6, MatrixCell, Settings,
+        Shared,
     },
     reason::Reason,
 };
@@ -27,6 +28,10 @@ pub trait Tables: FamilyTables<Ipv4> + FamilyTables<Ipv6> {
     fn count_rule(&self, generation: u32, rule: u32, bytes: u32);
     /// Counts a packet under a reason.
     fn count_reason(&self, reason: Reason, bytes: u32);
+    /// A bucket of [`crate::layout::budget`].
+    fn budget(&self, index: u32) -> Option<&Shared<u64>>;
+    /// The events that this CPU could not hand over since the last one that it could.
+    fn losses(&self) -> Option<&Shared<u64>>;
     /// Hands an event to user space; false when it was lost.
     fn report(&self, event: &Event) -> bool;
 }

@@ -27,6 +27,8 @@ pub(super) enum Note {
     Nothing,
     /// Counted by rule, and reported once an interval.
     Denied,
+    /// The same, and the staged verdict would have let it pass.
+    DeniedAlone,
     /// It passes, and the staged verdict would have dropped it.
     Staged,
     /// It passes by a rule with `log: true`.
@@ -64,9 +66,11 @@ impl Decision {
 
     /// It is dropped, by a rule or because the tables have no answer.
     #[inline(always)]
-    pub fn denied(ruling: Ruling, reason: Reason) -> Self {
+    pub fn denied(cell: MatrixCell, reason: Reason) -> Self {
+        let ruling = cell.enforced;
         let (reason, note) = match ruling {
             Ruling::NO_ANSWER => (Reason::Tables, Note::Nothing),
+            _ if cell.staged.allows() => (reason, Note::DeniedAlone),
             _ => (reason, Note::Denied),
         };
         Self {

@@ -1,4 +1,8 @@
 //! What user space hears of a decision: counters by rule, and events, of a denied flow one an interval.
+//!
+//! Events have rates: of all, of one peer, of one rule. A rate is kept as the time until which what
+//! was reported has used it up (the generic cell rate algorithm, ITU-T I.371). Two CPUs that take
+//! from one bucket at once may take as one; what is not reported is counted exactly.
 
 use crate::{
     decide::{
@@ -6,10 +10,15 @@ use crate::{
         decision::{Decision, Note, Outcome},
     },
     headers::protocol,
-    layout::{Address, DeniedFlow, Event, FlowKey, Shared, event_kind},
+    layout::{Address, DeniedFlow, Event, EventLimits, FlowKey, Shared, budget, event_kind},
     reason::Reason,
     tables::{FamilyTables, Tables},
 };
+
+/// How far ahead of its rate anything may be: a second's worth at once.
+const BURST: u64 = SECOND;
+/// The part of all events, and of a rule's, that is left to peers which have not reported for a while.
+const RESERVE: u64 = BURST / 4;
 
 impl<T: Tables> Judge<'_, T> {
     /// Counts what was denied under its rule, and reports what is to be heard of.
@@ -25,18 +34,18 @@ impl<T: Tables> Judge<'_, T> {
             ruling,
         } = decision;
         let generation = self.generation;
+        let rule = ruling.rule();
         let (kind, packets) = match note {
             Note::Nothing => return *outcome,
-            Note::Staged => (event_kind::STAGED, 1),
-            Note::Logged => (event_kind::LOGGED, 1),
-            Note::Denied => {
-                self.tables
-                    .count_rule(generation, ruling.rule(), self.bytes);
-                match self.repeats(key) {
-                    Some(packets) => (event_kind::DENIED, packets),
-                    None => return *outcome,
-                }
+            Note::Staged => (event_kind::STAGED, self.one(key, rule)),
+            Note::Logged => (event_kind::LOGGED, self.one(key, rule)),
+            Note::Denied | Note::DeniedAlone => {
+                self.tables.count_rule(generation, rule, self.bytes);
+                (event_kind::DENIED, self.repeats(key, rule))
             }
+        };
+        let Some(packets) = packets else {
+            return *outcome;
         };
         // ICMP keeps other things where others keep ports.
         let (remote_port, local_port) = match key.protocol {
@@ -44,6 +53,7 @@ impl<T: Tables> Judge<'_, T> {
             _ => (0, 0),
         };
         let (Ok(reason) | Err(reason)) = outcome;
+        let losses = self.tables.losses();
         let event = Event {
             time: self.now,
             packets,
@@ -58,27 +68,50 @@ impl<T: Tables> Judge<'_, T> {
             direction: self.direction.number(),
             reason: *reason as u8,
             kind,
-            padding: [0; 7],
+            staged_allows: u8::from(matches!(note, Note::DeniedAlone)),
+            padding: [0; 2],
+            lost: losses.map_or(0, |losses| losses.get() as u32),
         };
-        if !self.tables.report(&event) {
-            self.tables.count_reason(Reason::EventLost, self.bytes);
+        if self.tables.report(&event) {
+            if let Some(losses) = losses {
+                losses.set(0);
+            }
+        } else {
+            self.lose(Reason::EventLost);
         }
         *outcome
     }
 
-    /// The packets that a report of a denied flow stands for; `None` while the last one is fresh.
+    /// An event is not handed over.
     #[inline(always)]
-    fn repeats<A: Address>(&self, key: &FlowKey<A>) -> Option<u64>
+    fn lose(&self, reason: Reason) {
+        self.tables.count_reason(reason, self.bytes);
+        if let Some(losses) = self.tables.losses() {
+            losses.set(losses.get() + 1);
+        }
+    }
+
+    /// One packet, if it may be reported.
+    #[inline(always)]
+    fn one<A: Address>(&self, key: &FlowKey<A>, rule: u32) -> Option<u64> {
+        self.may_report(key, rule).then_some(1)
+    }
+
+    /// The packets that a report of a denied flow stands for; `None` while the last one is fresh, and
+    /// where the rates are used up. What is not reported now is summed for later.
+    #[inline(always)]
+    fn repeats<A: Address>(&self, key: &FlowKey<A>, rule: u32) -> Option<u64>
     where
         T: FamilyTables<A>,
     {
         let Some(denied) = self.tables.denied(key) else {
+            let may = self.may_report(key, rule);
             let denied = DeniedFlow {
                 reported: Shared::new(self.now),
-                packets: Shared::new(0),
+                packets: Shared::new(u64::from(!may)),
             };
             self.tables.insert_denied(key, &denied);
-            return Some(1);
+            return may.then_some(1);
         };
         let interval = self
             .tables
@@ -89,8 +122,45 @@ impl<T: Tables> Judge<'_, T> {
             denied.packets.set(packets);
             return None;
         }
+        // Once an interval, whether it may or not: what is lost is one event.
         denied.reported.set(self.now);
-        denied.packets.set(0);
-        Some(packets)
+        let may = self.may_report(key, rule);
+        denied.packets.set(if may { 0 } else { packets });
+        may.then_some(packets)
+    }
+
+    /// Takes an event from the rates of its peer, its rule and all; counted where one of them is used
+    /// up. A peer that has not reported for a while finds a part left for it, so that those who are noisy
+    /// do not silence it.
+    #[inline(never)]
+    fn may_report<A: Address>(&self, key: &FlowKey<A>, rule: u32) -> bool {
+        let limits = match self.tables.settings(self.generation) {
+            Some(settings) => settings.limits,
+            None => EventLimits::DEFAULT,
+        };
+        let buckets = (
+            self.tables.budget(budget::TOTAL),
+            self.tables.budget(budget::of_peer(&key.remote)),
+            self.tables.budget(budget::of_rule(rule)),
+        );
+        let (Some(total), Some(peer), Some(rule)) = buckets else {
+            self.lose(Reason::EventLimited);
+            return false;
+        };
+        let now = self.now;
+        let is_quiet = peer.get() <= now;
+        let most = if is_quiet { BURST } else { BURST - RESERVE };
+        let used = |bucket: &Shared<u64>| bucket.get().saturating_sub(now);
+        if used(total) > most || used(rule) > most || used(peer) > BURST {
+            self.lose(Reason::EventLimited);
+            return false;
+        }
+        let take = |bucket: &Shared<u64>, interval: u32| {
+            bucket.set(bucket.get().max(now) + u64::from(interval));
+        };
+        take(total, limits.total);
+        take(peer, limits.peer);
+        take(rule, limits.rule);
+        true
     }
 }

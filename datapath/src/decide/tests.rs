@@ -5,6 +5,7 @@
 )]
 
 mod flows;
+mod limits;
 mod packets;
 mod revocation;
 
@@ -14,7 +15,8 @@ use super::*;
 use crate::{
     headers::tcp_flag::{ACK, FIN, RST, SYN},
     layout::{
-        Ipv4, Ipv6, PAGE_KEYS, PortPage, Settings, cell_index, page_index, peer_index, slot_of,
+        EventLimits, Ipv4, Ipv6, PAGE_KEYS, PortPage, Settings, cell_index, page_index, peer_index,
+        slot_of,
     },
     memory::MemoryTables,
 };
@@ -64,6 +66,10 @@ fn publish(tables: &mut MemoryTables, world: World) -> u32 {
         generation,
         port_classes: STRIDE,
         digest: [0; 32],
+        timeouts: Timeouts::DEFAULT,
+        limits: EventLimits::DEFAULT,
+        flags: 0,
+        padding: 0,
     });
     for direction in [Direction::Ingress, Direction::Egress] {
         for slot in 0..crate::layout::SLOTS {

@@ -24,11 +24,56 @@ pub struct FlowKey<A> {
 #[repr(C)]
 #[derive(Clone, Debug)]
 pub struct Flow {
-    /// When its last packet passed, nanoseconds of the monotonic clock.
+    /// When its last packet passed, nanoseconds of the monotonic clock, to about a second.
     pub last_seen: Shared<u64>,
+    /// When it is forgotten or judged again unless another passes, on the same clock.
+    pub expires: Shared<u64>,
     /// What is known of it. One word, stored at once: two CPUs that judge it by different generations
     /// leave what one of them found, never a mixture.
     pub record: Shared<FlowRecord>,
+    /// What passed into the host.
+    pub ingress: Traffic,
+    /// What passed out of it.
+    pub egress: Traffic,
+}
+
+/// What passed of a flow in one direction. Packets that two CPUs judge at once may count as one.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: Shared<u64>,
+    /// Bytes, link header included.
+    pub bytes: Shared<u64>,
+}
+
+impl Traffic {
+    /// Nothing yet.
+    #[inline(always)]
+    pub const fn none() -> Self {
+        Self {
+            packets: Shared::new(0),
+            bytes: Shared::new(0),
+        }
+    }
+
+    /// Counts a packet.
+    #[inline(always)]
+    pub fn add(&self, bytes: u32) {
+        self.packets.set(self.packets.get() + 1);
+        self.bytes.set(self.bytes.get() + bytes as u64);
+    }
+}
+
+impl Flow {
+    /// What passed in a direction.
+    #[inline(always)]
+    pub fn traffic(&self, direction: Direction) -> &Traffic {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
 }
 
 /// What is known of a [`Flow`], in one word: generation, state, opener, service.

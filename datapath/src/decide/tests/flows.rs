@@ -1,7 +1,7 @@
 //! Flows: what passes, what is dropped, what is counted and reported.
 
 use super::*;
-use crate::layout::event_kind;
+use crate::layout::{event_kind, settings_flag};
 
 #[test]
 fn what_a_rule_allows_passes_and_so_do_its_replies() {
@@ -149,4 +149,120 @@ fn a_table_without_an_answer_drops() {
         Verdict::Drop
     );
     assert_eq!(tables.packets(Reason::Tables), 1);
+}
+
+/// Sets what holds for the live generation.
+fn set(tables: &mut MemoryTables, change: impl Fn(&mut Settings)) {
+    tables.settings.iter_mut().flatten().for_each(change);
+}
+
+#[test]
+fn each_state_and_protocol_has_a_timeout_of_its_own() {
+    let (local, remote) = ((HOST, 40_000), (STRANGER, 53));
+    // A reply passes until the timeout of the state that its flow is in, and no longer.
+    let seconds = Timeouts {
+        udp_new: 7,
+        udp_established: 50,
+        ..Timeouts::DEFAULT
+    };
+    for (answered, after, verdict) in [
+        (false, 7, Verdict::Pass),
+        (false, 8, Verdict::Drop),
+        (true, 50, Verdict::Pass),
+        (true, 51, Verdict::Drop),
+    ] {
+        let mut tables = tables(World::NothingIn);
+        set(&mut tables, |settings| settings.timeouts = seconds);
+        egress(&tables, &udp(local, remote), 0);
+        if answered {
+            ingress(&tables, &udp(remote, local), 0);
+        }
+        let found = ingress(&tables, &udp(remote, local), after * SECOND);
+        assert_eq!(found, verdict, "answered {answered}, after {after} s");
+    }
+    let of = |number, state| Timeouts::DEFAULT.of(number, state) / SECOND;
+    let (new, established) = (flow_state::NEW, flow_state::ESTABLISHED);
+    let tcp = [new, established, flow_state::CLOSING].map(|state| of(6, state));
+    assert_eq!(tcp, [60, 21_600, 120]);
+    assert_eq!([of(132, new), of(132, established)], [60, 3_600]);
+    assert_eq!(
+        [of(1, established), of(58, new), of(47, new)],
+        [30, 30, 600]
+    );
+}
+
+#[test]
+fn a_flow_counts_what_passes_each_way() {
+    let tables = tables(World::Https);
+    let out = tcp(SERVER, CLIENT, ACK);
+    ingress(&tables, &tcp(CLIENT, SERVER, SYN), 1);
+    for now in 2..5 {
+        egress(&tables, &out, now);
+    }
+    let flows = tables.ipv4.flows.borrow();
+    let flow = flows.values().next().unwrap();
+    let traffic = [&flow.ingress, &flow.egress];
+    assert_eq!(traffic.map(|it| it.packets.get()), [1, 3]);
+    assert_eq!(flow.egress.bytes.get(), 3 * out.len() as u64);
+}
+
+#[test]
+fn no_packet_that_is_denied_keeps_a_flow_alive_or_counts_in_it() {
+    let mut tables = tables(World::NothingIn);
+    let (local, remote) = ((HOST, 40_000), (STRANGER, 5432));
+    egress(&tables, &tcp(local, remote, SYN), 0);
+    ingress(&tables, &tcp(remote, local, SYN | ACK), 0);
+    publish(&mut tables, World::NothingOut);
+    for seconds in 1..100 {
+        let now = seconds * SECOND;
+        assert_eq!(
+            ingress(&tables, &tcp(remote, local, ACK), now),
+            Verdict::Drop
+        );
+    }
+    let flows = tables.ipv4.flows.borrow();
+    let flow = flows.values().next().unwrap();
+    assert_eq!(flow.last_seen.get(), 0);
+    assert_eq!(
+        (flow.ingress.packets.get(), flow.egress.packets.get()),
+        (1, 1)
+    );
+}
+
+#[test]
+fn a_datagram_flow_from_before_the_agent_belongs_to_the_end_that_its_ports_tell() {
+    let learning = |world| {
+        let mut tables = tables(world);
+        set(&mut tables, |settings| {
+            settings.flags = settings_flag::LEARN
+        });
+        tables
+    };
+    // The answer is seen first: the host asked.
+    let (local, remote) = ((HOST, 40_000), (STRANGER, 53));
+    for (world, verdict) in [
+        (World::NothingIn, Verdict::Pass),
+        (World::NothingOut, Verdict::Drop),
+    ] {
+        let mut tables = learning(World::All);
+        assert_eq!(ingress(&tables, &udp(remote, local), 1), Verdict::Pass);
+        publish(&mut tables, world);
+        assert_eq!(ingress(&tables, &udp(remote, local), 2), verdict);
+        assert_eq!(egress(&tables, &udp(local, remote), 3), verdict);
+    }
+    // The ports tell nothing: either will do.
+    let (local, remote) = ((HOST, 4_789), (FRIEND, 4_789));
+    for (world, verdict) in [
+        (World::NothingIn, Verdict::Pass),
+        (World::NothingOut, Verdict::Pass),
+        (World::Nothing, Verdict::Drop),
+    ] {
+        let mut tables = learning(World::All);
+        assert_eq!(ingress(&tables, &udp(remote, local), 1), Verdict::Pass);
+        publish(&mut tables, world);
+        assert_eq!(ingress(&tables, &udp(remote, local), 2), verdict);
+    }
+    // To learn is not to let pass what policy denies.
+    let tables = learning(World::Nothing);
+    assert_eq!(ingress(&tables, &udp(remote, local), 1), Verdict::Drop);
 }
