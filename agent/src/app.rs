@@ -114,7 +114,8 @@ async fn start(preflight: Preflight) -> Result<Tasks, AgentError> {
             .cloned()
             .map(String::from)
             .collect(),
-        flows: config.maps.flows.number(),
+        flows: config.flow_slots(),
+        behaviour: config.behaviour(),
     };
     let enforcer = block_in_place(|| Enforcer::open(options))?;
     let mut controllers = Controllers::load(&config.controllers, &state);

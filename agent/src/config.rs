@@ -1,5 +1,6 @@
 //! The agent's configuration file: TOML, strict, with defaults for all but the controllers.
 
+mod flows;
 mod values;
 
 #[cfg(test)]
@@ -13,7 +14,11 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use self::values::{ControllerAddress, ControllerList, FlowSlots, InterfaceName, Port};
+use self::values::WarmStart;
+pub use self::{
+    flows::{Behaviour, Events, Maps, Timeouts},
+    values::{ControllerAddress, ControllerList, FlowSlots, InterfaceName, Port},
+};
 
 /// Overrides `token_file`.
 const TOKEN_FILE_VARIABLE: &str = "BULKHEAD_TOKEN_FILE";
@@ -46,6 +51,15 @@ pub struct Config {
     /// Sizes of kernel maps.
     #[serde(default)]
     pub maps: Maps,
+    /// How long flows are remembered.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// How many denials are reported.
+    #[serde(default)]
+    pub events: Events,
+    /// Seconds that a host without any policy yet learns its flows before it takes the first one.
+    #[serde(default)]
+    pub warm_start: WarmStart,
     /// Denials that wait for a controller.
     #[serde(default)]
     pub spool: SpoolSize,
@@ -59,14 +73,6 @@ pub struct Failsafe {
     pub subnets: Vec<IpNet>,
     /// What they connect to.
     pub tcp_ports: Vec<Port>,
-}
-
-/// Sizes of kernel maps.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Maps {
-    /// Flows remembered at once, for each address family.
-    pub flows: FlowSlots,
 }
 
 /// Denials that wait for a controller.
@@ -194,6 +200,24 @@ impl Config {
         (subnets.is_empty() || tcp_ports.is_empty()).then_some(
             "there is no failsafe: a policy that forgets the operators cuts them off from this host; set `failsafe.subnets` in the configuration file to where they come from, such as [\"10.9.0.0/24\"]",
         )
+    }
+
+    /// What the kernel programs do beside what policy says.
+    #[must_use]
+    pub fn behaviour(&self) -> Behaviour {
+        Behaviour {
+            timeouts: self.timeouts.seconds(),
+            limits: self.events.limits(),
+            warm_start: self.warm_start.duration(),
+        }
+    }
+
+    /// Entries of each flow table on this host.
+    #[must_use]
+    pub fn flow_slots(&self) -> u32 {
+        let memory = rustix::system::sysinfo();
+        let unit = u64::from(memory.mem_unit.max(1));
+        self.maps.flow_slots(memory.totalram.saturating_mul(unit))
     }
 
     /// Most disk space for denials that wait, in bytes.

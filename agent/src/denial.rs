@@ -37,6 +37,12 @@ pub struct Denial {
     pub packets: u64,
     /// True when only the staged verdict denies: the packet passed.
     pub staged: bool,
+    /// True when only the enforced verdict denies: what is observed would let the packet pass.
+    #[serde(default)]
+    pub staged_allows: bool,
+    /// Events that the kernel left out before this one, on the CPU that reported it.
+    #[serde(default)]
+    pub lost_before: u32,
 }
 
 impl From<Denial> for v1::Denial {
@@ -56,6 +62,8 @@ impl From<Denial> for v1::Denial {
             peer_port,
             packets,
             staged,
+            staged_allows,
+            lost_before,
         } = denial;
         Self {
             time_ns,
@@ -72,6 +80,8 @@ impl From<Denial> for v1::Denial {
             peer_port: peer_port.into(),
             packets,
             staged,
+            staged_allows,
+            lost_before,
         }
     }
 }

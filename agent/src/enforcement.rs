@@ -4,10 +4,11 @@
 mod beginning;
 mod handle;
 mod trouble;
+mod warm_start;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use policy::Timestamp;
+use policy::{Revision, Timestamp};
 use proto::Sha256Digest;
 use tokio::{
     sync::{mpsc, watch},
@@ -20,7 +21,10 @@ use tracing::{error, info};
 #[cfg(test)]
 pub use self::beginning::bootstrap_policy;
 pub use self::handle::{Applied, ApplyAnswer, Command, Enforcement, Facts, Gone};
-use self::trouble::{Change, Trouble};
+use self::{
+    trouble::{Change, Trouble},
+    warm_start::WarmStart,
+};
 use crate::{
     clock::Clock,
     denial_reader::DenialReader,
@@ -48,6 +52,8 @@ pub struct EnforcementTask {
     facts: watch::Sender<Facts>,
     /// Why the last look at the interfaces failed.
     trouble: Trouble,
+    /// Of a host that has had no policy yet.
+    warm_start: Option<WarmStart>,
 }
 
 /// What this process has applied.
@@ -104,6 +110,7 @@ impl EnforcementTask {
             commands,
             facts,
             trouble: Trouble::default(),
+            warm_start: None,
         };
         task.local.own_addresses = task.enforcer.addresses()?;
         let live = task.enforcer.live()?;
@@ -112,6 +119,9 @@ impl EnforcementTask {
         let interfaces = task.enforcer.attach()?;
         info!(?interfaces, "interfaces are policed");
         task.look_around()?;
+        if live.is_none() && task.has_no_policy() {
+            task.warm_start = WarmStart::begin(task.enforcer.warm_start());
+        }
         Ok(Started {
             task,
             enforcement,
@@ -182,8 +192,15 @@ impl EnforcementTask {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let end = self.until_next_end();
+            let learning = self.warm_start.as_ref().map(WarmStart::left);
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
+                () = sleep(learning.unwrap_or_default()), if learning.is_some() => {
+                    let waiting = self.warm_start.take().map(WarmStart::end);
+                    for command in waiting.into_iter().flatten() {
+                        block_in_place(|| self.obey(command));
+                    }
+                }
                 _ = look.tick() => block_in_place(|| self.look_after()),
                 () = sleep(end.unwrap_or_default()), if end.is_some() => {
                     block_in_place(|| self.look_after());
@@ -196,7 +213,21 @@ impl EnforcementTask {
         }
     }
 
+    /// Whether the host was never given a policy.
+    fn has_no_policy(&self) -> bool {
+        let revision = |current: &Current| current.policy.policy().revision;
+        self.current.as_ref().map(revision) == Some(Revision::default())
+            && PolicyStore::new(&self.state)
+                .good()
+                .is_ok_and(|good| good.is_none())
+    }
+
     fn obey(&mut self, command: Command) {
+        let command = match &mut self.warm_start {
+            Some(warm_start) => warm_start.hold(command),
+            None => Some(command),
+        };
+        let Some(command) = command else { return };
         // Whoever asked may be gone by now: then nobody hears the answer, which is fine.
         match command {
             Command::Apply { policy, answer } => {

@@ -1,14 +1,17 @@
 //! Policy in, kernel maps out: classify, lower, plan, execute. All calls block; give them a thread.
 
 use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use datapath::{Reason, layout::Counter};
-use policy::{HostPolicy, Timestamp, classify::TooLarge};
+use policy::{HostPolicy, Revision, Timestamp, classify::TooLarge};
 
 use crate::{
+    config::Behaviour,
     denial_reader::DenialReader,
     error::with_causes,
     exceptions,
@@ -32,6 +35,8 @@ pub struct EnforcerOptions {
     pub interfaces: Vec<String>,
     /// Flows of each address family that the kernel remembers.
     pub flows: u32,
+    /// What the programs do beside what policy says.
+    pub behaviour: Behaviour,
 }
 
 /// The interfaces that could not be taken, each with its reason.
@@ -106,6 +111,13 @@ impl EnforceError {
     }
 }
 
+/// Tells one behaviour from another.
+fn fingerprint(behaviour: &Behaviour) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    behaviour.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// The host's enforcement.
 pub struct Enforcer {
     options: EnforcerOptions,
@@ -142,6 +154,12 @@ impl Enforcer {
         })
     }
 
+    /// How long a host without a policy yet learns its flows.
+    #[must_use]
+    pub fn warm_start(&self) -> Duration {
+        self.options.behaviour.warm_start
+    }
+
     /// What the kernel enforces now; `None` before the first policy.
     ///
     /// # Errors
@@ -171,8 +189,15 @@ impl Enforcer {
             digest,
             // Tables that an agent of another meaning has lowered are not those of this one.
             // The last end tells which rules are left out; 0 is never one of a rule in force.
-            local: local.fingerprint() ^ TABLES_VERSION.rotate_right(8) ^ last_end.0,
+            local: local.fingerprint()
+                ^ TABLES_VERSION.rotate_right(8)
+                ^ last_end.0
+                ^ fingerprint(&self.options.behaviour),
             report_interval: REPORT_INTERVAL,
+            timeouts: self.options.behaviour.timeouts,
+            limits: self.options.behaviour.limits,
+            // Without a policy yet, what passes may be of flows from before the agent.
+            learn: policy.revision == Revision::default(),
         };
         if let Some(settings) = self.maps.live()?
             && settings.digest == digest

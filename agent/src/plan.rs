@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use datapath::layout::{
-    MAX_CELLS, MAX_PEERS, MAX_RULES, MatrixCell, PAGES, PortPage, Settings, WORLD, slot_of,
+    EventLimits, MAX_CELLS, MAX_PEERS, MAX_RULES, MatrixCell, PAGES, PortPage, Settings, Timeouts,
+    WORLD, settings_flag, slot_of,
 };
 use ipnet::IpNet;
 
@@ -75,6 +76,12 @@ pub struct Stamp {
     pub local: u64,
     /// Nanoseconds between two reports of one denied flow.
     pub report_interval: u64,
+    /// How long flows are remembered.
+    pub timeouts: Timeouts,
+    /// How often denials are reported.
+    pub limits: EventLimits,
+    /// Whether there may be flows from before the agent.
+    pub learn: bool,
 }
 
 /// One step.
@@ -232,6 +239,10 @@ pub fn plan(
         generation: next,
         port_classes: desired.port_classes,
         digest: stamp.digest,
+        timeouts: stamp.timeouts,
+        limits: stamp.limits,
+        flags: if stamp.learn { settings_flag::LEARN } else { 0 },
+        padding: 0,
     }));
     operations.push(Operation::ZeroRuleCounters {
         generation: next,

@@ -113,6 +113,8 @@ impl RuleBook {
             peer_port: event.remote_port,
             packets: event.packets,
             staged: event.kind == event_kind::STAGED,
+            staged_allows: event.staged_allows != 0,
+            lost_before: event.lost,
         };
         if event.kind == event_kind::LOGGED {
             tracing::info!(

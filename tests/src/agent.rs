@@ -22,6 +22,8 @@ struct Config {
     host_name: String,
     interfaces: Vec<String>,
     bpffs: PathBuf,
+    /// Seconds; tests have no flows from before.
+    warm_start: u32,
 }
 
 /// An agent with its directory: configuration, state, token, bpffs and log.
@@ -48,6 +50,7 @@ impl Agent {
             host_name: host.to_owned(),
             interfaces: vec!["eth0".to_owned()],
             bpffs: directory.join("bpf"),
+            warm_start: 0,
         };
         let path = directory.join("agent.toml");
         fs::write(&path, toml::to_string(&config)?)

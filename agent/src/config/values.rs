@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroU16,
     str::FromStr,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,26 @@ pub struct InterfaceName(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct Port(NonZeroU16);
+
+/// A part of a hundred, 1 to 50.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Percent(u32);
+
+/// Seconds, 0 to 600.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct WarmStart(u32);
+
+/// Seconds, 1 to 2,678,400 (31 days).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct TimeoutSeconds(u32);
+
+/// Times a second, 1 to 1,000,000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Rate(u32);
 
 /// How many flows a map holds, 1,024 to 16,777,216.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -210,40 +231,111 @@ impl From<Port> for u32 {
     }
 }
 
-impl FlowSlots {
-    const RANGE: std::ops::RangeInclusive<u32> = 1 << 10..=1 << 24;
+/// A number that is only right within a range.
+macro_rules! ranged {
+    ($type:ident, $range:expr, $what:literal) => {
+        impl $type {
+            const RANGE: std::ops::RangeInclusive<u32> = $range;
 
-    /// The number.
-    #[must_use]
-    pub fn number(self) -> u32 {
-        self.0
-    }
-}
-
-impl Default for FlowSlots {
-    fn default() -> Self {
-        Self(131_072)
-    }
-}
-
-impl TryFrom<u32> for FlowSlots {
-    type Error = String;
-
-    fn try_from(number: u32) -> Result<Self, String> {
-        if Self::RANGE.contains(&number) {
-            Ok(Self(number))
-        } else {
-            Err(format!(
-                "a flow table cannot have {number} entries; write {} to {}",
-                Self::RANGE.start(),
-                Self::RANGE.end()
-            ))
+            /// The number.
+            #[must_use]
+            pub fn number(self) -> u32 {
+                self.0
+            }
         }
+
+        impl TryFrom<u32> for $type {
+            type Error = String;
+
+            fn try_from(number: u32) -> Result<Self, String> {
+                if Self::RANGE.contains(&number) {
+                    return Ok(Self(number));
+                }
+                let (first, last) = (Self::RANGE.start(), Self::RANGE.end());
+                Err(format!(
+                    concat!($what, "; write {} to {}"),
+                    number, first, last
+                ))
+            }
+        }
+
+        impl From<$type> for u32 {
+            fn from($type(number): $type) -> Self {
+                number
+            }
+        }
+    };
+}
+
+ranged!(
+    FlowSlots,
+    1 << 10..=1 << 24,
+    "a flow table cannot have {} entries"
+);
+ranged!(
+    Percent,
+    1..=50,
+    "{} is no part of the memory that flow tables may take"
+);
+ranged!(
+    TimeoutSeconds,
+    1..=2_678_400,
+    "a timeout cannot be {} seconds"
+);
+ranged!(
+    Rate,
+    1..=1_000_000,
+    "denials cannot be reported {} times a second"
+);
+
+ranged!(
+    WarmStart,
+    0..=600,
+    "a host cannot learn its flows for {} seconds"
+);
+
+impl WarmStart {
+    /// How long.
+    #[must_use]
+    pub fn duration(self) -> Duration {
+        Duration::from_secs(u64::from(self.0))
     }
 }
 
-impl From<FlowSlots> for u32 {
-    fn from(slots: FlowSlots) -> Self {
-        slots.0
+impl Default for WarmStart {
+    fn default() -> Self {
+        Self(5)
     }
+}
+
+impl Percent {
+    /// One in a hundred.
+    pub const ONE: Self = Self(1);
+}
+
+impl TimeoutSeconds {
+    /// One of the datapath's own.
+    pub(super) const fn of_datapath(seconds: u32) -> Self {
+        Self(seconds)
+    }
+}
+
+impl Rate {
+    /// So that this many nanoseconds lie between two, at least 1,000.
+    pub(super) const fn of_interval(nanoseconds: u32) -> Self {
+        Self(1_000_000_000 / nanoseconds)
+    }
+
+    /// Nanoseconds between two.
+    #[must_use]
+    pub fn interval_ns(self) -> u32 {
+        1_000_000_000 / self.0
+    }
+}
+
+impl FlowSlots {
+    /// The least that a part of the memory makes.
+    pub const LEAST_OF_MEMORY: Self = Self(1 << 15);
+    /// The most that a part of the memory makes.
+    pub const MOST_OF_MEMORY: Self = Self(1 << 20);
 }

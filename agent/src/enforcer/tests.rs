@@ -59,6 +59,7 @@ impl Bpffs {
             pin_dir: self.pin_dir(),
             interfaces: vec!["no-such-interface".into()],
             flows: 1024,
+            behaviour: Behaviour::default(),
         }
     }
 }
@@ -364,6 +365,7 @@ fn pinned_flow_tables_keep_their_size() {
     drop(bpffs.enforcer());
     let options = EnforcerOptions {
         flows: 4096,
+        behaviour: Behaviour::default(),
         ..bpffs.options()
     };
     assert!(Enforcer::open(options).is_ok());
@@ -376,6 +378,7 @@ fn a_directory_that_is_no_bpf_file_system_is_refused_with_what_to_do() {
         pin_dir: directory.path().join("bulkhead").join("v1"),
         interfaces: Vec::new(),
         flows: 1024,
+        behaviour: Behaviour::default(),
     };
     let error = Enforcer::open(options).err().unwrap();
     assert_eq!(error.exit_code(), 69);

@@ -37,6 +37,9 @@ fn stamp() -> Stamp {
         digest: [7; 32],
         local: 7,
         report_interval: 1_000_000_000,
+        timeouts: datapath::layout::Timeouts::DEFAULT,
+        limits: datapath::layout::EventLimits::DEFAULT,
+        learn: false,
     }
 }
 

@@ -28,6 +28,8 @@ pub fn denial(number: u16) -> Denial {
         peer_port: number,
         packets: 1,
         staged: false,
+        staged_allows: false,
+        lost_before: 0,
     }
 }
 

@@ -33,7 +33,8 @@ Examples:
   bulkhead denials --follow -o json | jq 'select(.peer == null)'
 
 The arrow points the way the denied packet went; the port is the one it was sent to. A reason
-that ends in `(staged)`: the packet passed, and enforcing what is observed would have denied it.";
+that ends in `(staged)`: the packet passed, and enforcing what is observed would have denied it. One
+that ends in `(staged: allowed)` was denied, and enforcing what is observed would let it pass.";
 
 const HEADERS: [&str; 10] = [
     "TIME", "HOST", "DIR", "PEER", "PORT", "PACKETS", "REASON", "TIER", "RULE", "PLACE",
@@ -78,6 +79,8 @@ struct DenialLine {
     packets: u64,
     reason: String,
     staged: bool,
+    /// What is observed would let the packet pass.
+    staged_allows: bool,
     tier: Tier,
     #[serde(flatten)]
     origin: Origin,
@@ -207,7 +210,11 @@ async fn print_each(
 
 impl DenialLine {
     fn row(&self) -> [String; 10] {
-        let staged = if self.staged { " (staged)" } else { "" };
+        let staged = match (self.staged, self.staged_allows) {
+            (true, _) => " (staged)",
+            (false, true) => " (staged: allowed)",
+            (false, false) => "",
+        };
         let (arrow, port) = match self.direction {
             Direction::Ingress => ("<-", self.local_port),
             Direction::Egress => ("->", self.peer_port),
@@ -261,6 +268,8 @@ impl TryFrom<HostDenial> for DenialLine {
             peer_port,
             packets,
             staged,
+            staged_allows,
+            lost_before,
         } = denial.context("a denial from the controller is empty")?;
         let port = |port: u32| u16::try_from(port).context("a denial's port is above 65535");
         Ok(Self {
@@ -278,13 +287,14 @@ impl TryFrom<HostDenial> for DenialLine {
             packets,
             reason,
             staged,
+            staged_allows,
             tier: v1::Tier::from_field(tier)?,
             origin: origin
                 .context("a denial from the controller names no rule")?
                 .into(),
             revision,
             generation,
-            missed,
+            missed: missed + u64::from(lost_before),
         })
     }
 }

@@ -39,6 +39,8 @@ fn denial() -> HostDenial {
             peer_port: 40_000,
             packets: 3,
             staged: false,
+            staged_allows: false,
+            lost_before: 0,
         }),
     }
 }

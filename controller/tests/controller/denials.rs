@@ -27,6 +27,8 @@ pub fn denial(peer: [u8; 4], port: u32) -> v1::Denial {
         peer_port: 40_000,
         packets: 3,
         staged: false,
+        staged_allows: false,
+        lost_before: 0,
     }
 }
 

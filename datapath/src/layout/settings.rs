@@ -49,7 +49,7 @@ impl Settings {
 /// How long after its last packet a flow stays what it was, in seconds. A TCP connection is then
 /// judged again; other flows are forgotten.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timeouts {
     /// TCP: the other end has not answered.
     pub tcp_new: u32,
@@ -108,7 +108,7 @@ impl Timeouts {
 /// How often denials are reported: nanoseconds between two events in the long run. A second's worth
 /// may come at once.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EventLimits {
     /// Of all.
     pub total: u32,
