@@ -13,7 +13,9 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use self::values::{ControllerAddress, ControllerList, FlowSlots, InterfaceName, Port};
+pub use self::values::{
+    ControllerAddress, ControllerList, FlowSlots, InterfaceName, OtherEthertypes, Port,
+};
 
 /// Overrides `token_file`.
 const TOKEN_FILE_VARIABLE: &str = "BULKHEAD_TOKEN_FILE";
@@ -37,6 +39,9 @@ pub struct Config {
     /// and is no bridge.
     #[serde(default)]
     pub interfaces: Vec<InterfaceName>,
+    /// What becomes of packets that are neither IP nor ARP.
+    #[serde(default)]
+    pub other_ethertypes: OtherEthertypes,
     /// Where the BPF file system is mounted.
     #[serde(default = "defaults::bpffs")]
     pub bpffs: PathBuf,

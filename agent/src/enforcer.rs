@@ -26,7 +26,7 @@ const REPORT_INTERVAL: u64 = 1_000_000_000;
 /// What the enforcer is to police, and where it keeps its pins.
 #[derive(Clone, Debug)]
 pub struct EnforcerOptions {
-    /// `<bpffs>/bulkhead/v1`.
+    /// `<bpffs>/bulkhead/v2`, by the layout's version.
     pub pin_dir: PathBuf,
     /// Interface names; none means automatic.
     pub interfaces: Vec<String>,
@@ -173,6 +173,7 @@ impl Enforcer {
             // The last end tells which rules are left out; 0 is never one of a rule in force.
             local: local.fingerprint() ^ TABLES_VERSION.rotate_right(8) ^ last_end.0,
             report_interval: REPORT_INTERVAL,
+            other_ether_types: local.other_ethertypes.number(),
         };
         if let Some(settings) = self.maps.live()?
             && settings.digest == digest

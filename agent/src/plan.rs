@@ -75,6 +75,8 @@ pub struct Stamp {
     pub local: u64,
     /// Nanoseconds between two reports of one denied flow.
     pub report_interval: u64,
+    /// One of [`datapath::layout::other_ether_types`].
+    pub other_ether_types: u32,
 }
 
 /// One step.
@@ -231,6 +233,8 @@ pub fn plan(
         local: stamp.local,
         generation: next,
         port_classes: desired.port_classes,
+        other_ether_types: stamp.other_ether_types,
+        padding: 0,
         digest: stamp.digest,
     }));
     operations.push(Operation::ZeroRuleCounters {

@@ -1,13 +1,17 @@
 //! What kernel and user space share in maps. A change here is a new [`VERSION`].
 
 mod flow;
+mod fragment;
 
 use core::{cell::Cell, mem::offset_of};
 
-pub use self::flow::{Flow, FlowKey, FlowRecord, Opener, flow_state};
+pub use self::{
+    flow::{Flow, FlowKey, FlowRecord, Opener, flow_state},
+    fragment::{FirstFragment, FragmentKey, FragmentRecord},
+};
 
 /// The version of every layout in this file and of the map list; part of the pin path.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Rules that can be counted in one generation: what a host policy may hold, and the host's own.
 pub const MAX_RULES: u32 = 16_384 + 256;
@@ -170,8 +174,20 @@ pub struct Settings {
     pub generation: u32,
     /// The stride of the matrix.
     pub port_classes: u32,
+    /// What becomes of packets that are neither IP nor ARP: one of [`other_ether_types`].
+    pub other_ether_types: u32,
+    /// Zero.
+    pub padding: u32,
     /// SHA-256 of the encoded host policy; the kernel does not read it.
     pub digest: [u8; 32],
+}
+
+/// What becomes of packets that are neither IP nor ARP.
+pub mod other_ether_types {
+    /// They are dropped, and counted.
+    pub const DROP: u32 = 0;
+    /// They pass, and are counted.
+    pub const PASS: u32 = 1;
 }
 
 /// The classes of [`PAGE_KEYS`] keys in a row.
@@ -356,6 +372,10 @@ unsafe impl Layout for Event {}
 unsafe impl Layout for FlowKey<Ipv4> {}
 // SAFETY: as above.
 unsafe impl Layout for FlowKey<Ipv6> {}
+// SAFETY: as above.
+unsafe impl Layout for FragmentKey<Ipv4> {}
+// SAFETY: as above.
+unsafe impl Layout for FragmentKey<Ipv6> {}
 
 const _: () = {
     assert!(size_of::<FlowKey<Ipv4>>() == 16);
@@ -364,8 +384,11 @@ const _: () = {
     assert!(size_of::<Flow>() == 16);
     assert!(offset_of!(Flow, record) == 8);
     assert!(size_of::<DeniedFlow>() == 16);
-    assert!(size_of::<Settings>() == 64);
-    assert!(offset_of!(Settings, digest) == 32);
+    assert!(size_of::<FragmentKey<Ipv4>>() == 16);
+    assert!(size_of::<FragmentKey<Ipv6>>() == 40);
+    assert!(size_of::<FirstFragment>() == 16);
+    assert!(size_of::<Settings>() == 72);
+    assert!(offset_of!(Settings, digest) == 40);
     assert!(size_of::<PortPage>() == 512);
     assert!(size_of::<MatrixCell>() == 8);
     assert!(size_of::<Counter>() == 16);

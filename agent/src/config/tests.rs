@@ -12,7 +12,7 @@ fn the_controllers_alone_are_a_complete_configuration() {
     let controllers: Vec<_> = config.controllers.iter().map(ToString::to_string).collect();
     assert_eq!(controllers, ["10.0.0.1:7443"]);
     assert_eq!(config.state_dir, Path::new("/var/lib/bulkhead-agent"));
-    assert_eq!(config.pin_dir(), Path::new("/sys/fs/bpf/bulkhead/v1"));
+    assert_eq!(config.pin_dir(), Path::new("/sys/fs/bpf/bulkhead/v2"));
     assert_eq!(
         config.host_name,
         rustix::system::uname().nodename().to_str().unwrap()
@@ -28,6 +28,7 @@ fn the_controllers_alone_are_a_complete_configuration() {
     assert_eq!(config.spool.limit_mib, 64);
     assert_eq!(config.token_file, None);
     assert!(config.interfaces.is_empty());
+    assert_eq!(config.other_ethertypes, OtherEthertypes::Drop);
 }
 
 #[test]
@@ -36,6 +37,7 @@ fn the_effective_configuration_reads_back_as_the_same() {
         "controllers = ['[fd00::1]:7000', 'controller.example', 'fd00::2']\n\
          token_file = '/run/token'\n\
          interfaces = ['eth0']\n\
+         other_ethertypes = 'pass'\n\
          [failsafe]\n\
          subnets = ['10.9.0.0/24', 'fd00:9::/64']\n\
          tcp_ports = [22, 2222]\n\
@@ -89,6 +91,11 @@ fn a_mistake_is_shown_with_its_line_and_what_to_write() {
             "controllers = ['a']\n[failsafe]\nsubnets = ['10.0.0.0/33']",
             3,
             "subnets",
+        ),
+        (
+            "controllers = ['a']\nother_ethertypes = 'allow'",
+            2,
+            "expected `drop` or `pass`",
         ),
         ("controllers = ['a'", 1, "expected"),
     ] {

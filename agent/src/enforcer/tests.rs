@@ -227,6 +227,7 @@ fn in_memory(merged: &HostPolicy) -> MemoryTables {
         digest: [0; 32],
         local: 0,
         report_interval: REPORT_INTERVAL,
+        other_ether_types: 0,
     };
     let mut tables = MemoryTables::default();
     for operation in plan(&Observed::default(), &lower(merged, &classes), &stamp).unwrap() {

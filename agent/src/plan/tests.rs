@@ -37,6 +37,7 @@ fn stamp() -> Stamp {
         digest: [7; 32],
         local: 7,
         report_interval: 1_000_000_000,
+        other_ether_types: 0,
     }
 }
 

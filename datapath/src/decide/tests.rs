@@ -5,6 +5,7 @@
 )]
 
 mod flows;
+mod fragments;
 mod packets;
 mod revocation;
 
@@ -63,6 +64,8 @@ fn publish(tables: &mut MemoryTables, world: World) -> u32 {
         local: 0,
         generation,
         port_classes: STRIDE,
+        other_ether_types: 0,
+        padding: 0,
         digest: [0; 32],
     });
     for direction in [Direction::Ingress, Direction::Egress] {
