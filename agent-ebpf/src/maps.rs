@@ -9,14 +9,16 @@ use aya_ebpf::{
 use datapath::{
     Reason,
     layout::{
-        Counter, DeniedFlow, Flow, FlowKey, Ipv4, Ipv6, MAX_CELLS, MAX_PEERS, MAX_RULES,
-        MatrixCell, PAGES, PortPage, Settings, Shared, budget,
+        Counter, DeniedFlow, FirstFragment, Flow, FlowKey, FragmentKey, Ipv4, Ipv6, MAX_CELLS,
+        MAX_PEERS, MAX_RULES, MatrixCell, PAGES, PortPage, Settings, Shared, budget,
     },
 };
 
 const SUBNETS: u32 = MAX_PEERS;
 const FLOWS: u32 = 131_072;
 const DENIED_FLOWS: u32 = 16_384;
+/// Packets in fragments that are on their way at once, of each family.
+const FRAGMENTS: u32 = 8_192;
 const EVENT_BYTES: u32 = 1 << 20;
 
 /// The live generation, alone; 0 is none.
@@ -49,6 +51,13 @@ pub static FLOWS_V6: LruHashMap<FlowKey<Ipv6>, Flow> = LruHashMap::pinned(FLOWS,
 pub static DENIED_V4: LruHashMap<FlowKey<Ipv4>, DeniedFlow> = LruHashMap::pinned(DENIED_FLOWS, 0);
 #[map]
 pub static DENIED_V6: LruHashMap<FlowKey<Ipv6>, DeniedFlow> = LruHashMap::pinned(DENIED_FLOWS, 0);
+
+#[map]
+pub static FRAGMENTS_V4: LruHashMap<FragmentKey<Ipv4>, FirstFragment> =
+    LruHashMap::pinned(FRAGMENTS, 0);
+#[map]
+pub static FRAGMENTS_V6: LruHashMap<FragmentKey<Ipv6>, FirstFragment> =
+    LruHashMap::pinned(FRAGMENTS, 0);
 
 #[map]
 pub static RULE_COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(2 * MAX_RULES, 0);

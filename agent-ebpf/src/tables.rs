@@ -4,8 +4,9 @@ use aya_ebpf::maps::{PerCpuArray, lpm_trie::Key};
 use datapath::{
     Direction, FamilyTables, Reason, Tables,
     layout::{
-        Counter, DeniedFlow, Event, Flow, FlowKey, Ipv4, Ipv6, MatrixCell, PAGE_KEYS, Settings,
-        Shared, cell_index, page_index, peer_index, rule_index, slot_of,
+        Counter, DeniedFlow, Event, FirstFragment, Flow, FlowKey, FragmentKey, Ipv4, Ipv6,
+        MatrixCell, PAGE_KEYS, Settings, Shared, cell_index, page_index, peer_index, rule_index,
+        slot_of,
     },
 };
 
@@ -92,10 +93,11 @@ impl Tables for KernelTables {
 }
 
 macro_rules! family {
-    ($address:ty, $bits:expr, $peers:ident, $subnets:ident, $flows:ident, $denied:ident) => {
+    ($address:ty, $bits:expr, $peers:ident, $subnets:ident, $flows:ident, $denied:ident, $fragments:ident) => {
         impl FamilyTables<$address> for KernelTables {
             type FlowRef<'a> = &'a Flow;
             type DeniedRef<'a> = &'a DeniedFlow;
+            type FragmentRef<'a> = &'a FirstFragment;
 
             #[inline(always)]
             fn flow(&self, key: &FlowKey<$address>) -> Option<&Flow> {
@@ -132,9 +134,39 @@ macro_rules! family {
                 // A full table evicts; what cannot be kept is only reported more often.
                 let _ = maps::$denied.insert(key, denied, 0);
             }
+
+            #[inline(always)]
+            fn first_fragment(&self, key: &FragmentKey<$address>) -> Option<&FirstFragment> {
+                // SAFETY: as for flows.
+                maps::$fragments
+                    .get_ptr(key)
+                    .map(|first| unsafe { &*first })
+            }
+
+            #[inline(always)]
+            fn insert_first_fragment(&self, key: &FragmentKey<$address>, first: &FirstFragment) {
+                // A full table evicts; later fragments of what cannot be kept are dropped.
+                let _ = maps::$fragments.insert(key, first, 0);
+            }
         }
     };
 }
 
-family!(Ipv4, 32, PEERS_V4, SUBNETS_V4, FLOWS_V4, DENIED_V4);
-family!(Ipv6, 128, PEERS_V6, SUBNETS_V6, FLOWS_V6, DENIED_V6);
+family!(
+    Ipv4,
+    32,
+    PEERS_V4,
+    SUBNETS_V4,
+    FLOWS_V4,
+    DENIED_V4,
+    FRAGMENTS_V4
+);
+family!(
+    Ipv6,
+    128,
+    PEERS_V6,
+    SUBNETS_V6,
+    FLOWS_V6,
+    DENIED_V6,
+    FRAGMENTS_V6
+);

@@ -195,6 +195,7 @@ fn local_tiers(
             .collect(),
         // The task knows them best.
         own_addresses: Vec::new(),
+        other_ethertypes: config.other_ethertypes,
         config_file: file.display().to_string(),
     }
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use self::values::WarmStart;
 pub use self::{
     flows::{Behaviour, Events, Maps, Timeouts},
-    values::{ControllerAddress, ControllerList, FlowSlots, InterfaceName, Port},
+    values::{ControllerAddress, ControllerList, InterfaceName, OtherEthertypes, Port},
 };
 
 /// Overrides `token_file`.
@@ -42,6 +42,9 @@ pub struct Config {
     /// and is no bridge.
     #[serde(default)]
     pub interfaces: Vec<InterfaceName>,
+    /// What becomes of packets that are neither IP nor ARP.
+    #[serde(default)]
+    pub other_ethertypes: OtherEthertypes,
     /// Where the BPF file system is mounted.
     #[serde(default = "defaults::bpffs")]
     pub bpffs: PathBuf,

@@ -29,7 +29,7 @@ const REPORT_INTERVAL: u64 = 1_000_000_000;
 /// What the enforcer is to police, and where it keeps its pins.
 #[derive(Clone, Debug)]
 pub struct EnforcerOptions {
-    /// `<bpffs>/bulkhead/v1`.
+    /// `<bpffs>/bulkhead/v2`, by the layout's version.
     pub pin_dir: PathBuf,
     /// Interface names; none means automatic.
     pub interfaces: Vec<String>,
@@ -55,7 +55,7 @@ pub struct Live {
     /// The kernel's number of the tables.
     pub generation: u32,
     /// The policy set's revision.
-    pub revision: policy::Revision,
+    pub revision: Revision,
     /// SHA-256 of the encoded host policy.
     pub digest: [u8; 32],
 }
@@ -198,6 +198,7 @@ impl Enforcer {
             limits: self.options.behaviour.limits,
             // Without a policy yet, what passes may be of flows from before the agent.
             learn: policy.revision == Revision::default(),
+            other_ether_types: local.other_ethertypes.number(),
         };
         if let Some(settings) = self.maps.live()?
             && settings.digest == digest
@@ -377,7 +378,7 @@ fn names(interfaces: Vec<Interface>) -> Vec<String> {
 fn live_of(settings: datapath::layout::Settings) -> Live {
     Live {
         generation: settings.generation,
-        revision: policy::Revision(settings.revision),
+        revision: Revision(settings.revision),
         digest: settings.digest,
     }
 }

@@ -12,6 +12,8 @@ use policy::{
     host_policy::SubnetMatch,
 };
 
+use crate::config::OtherEthertypes;
+
 /// What a host knows of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalTiers {
@@ -23,6 +25,8 @@ pub struct LocalTiers {
     pub failsafe_tcp_ports: Vec<u16>,
     /// The addresses that no packet from outside may claim.
     pub own_addresses: Vec<IpAddr>,
+    /// What becomes of packets that no rule speaks of.
+    pub other_ethertypes: OtherEthertypes,
     /// The config file's path, for reports.
     pub config_file: String,
 }

@@ -82,6 +82,8 @@ pub struct Stamp {
     pub limits: EventLimits,
     /// Whether there may be flows from before the agent.
     pub learn: bool,
+    /// One of [`datapath::layout::other_ether_types`].
+    pub other_ether_types: u32,
 }
 
 /// One step.
@@ -242,7 +244,7 @@ pub fn plan(
         timeouts: stamp.timeouts,
         limits: stamp.limits,
         flags: if stamp.learn { settings_flag::LEARN } else { 0 },
-        padding: 0,
+        other_ether_types: stamp.other_ether_types,
     }));
     operations.push(Operation::ZeroRuleCounters {
         generation: next,

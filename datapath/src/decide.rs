@@ -6,14 +6,15 @@
 //! [`Verdict::Pass`] is the one that decided "allow".
 
 mod decision;
+mod fragments;
 mod report;
 
 use crate::{
     decide::decision::{Decision, Found, Outcome},
-    headers::{self, Headers, Link, Network, protocol, slot_of_protocol, tcp_flag},
+    headers::{self, Headers, Link, Network, Part, protocol, slot_of_protocol, tcp_flag},
     layout::{
         Address, Direction, Flow, FlowKey, FlowRecord, Ipv4, Ipv6, MatrixCell, Opener, Ruling,
-        Shared, Timeouts, Traffic, WORLD, flow_state,
+        Shared, Timeouts, Traffic, WORLD, flow_state, other_ether_types,
     },
     packet::Packet,
     reason::Reason,
@@ -63,6 +64,7 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
         Ok(Link::Ipv6(at)) => judge.network::<Ipv6, P>(packet, at),
         Ok(Link::Arp) => Ok(Reason::Neighbour),
         Ok(Link::Control) => Ok(Reason::LinkControl),
+        Ok(Link::Other) => judge.other_ether_type(),
         Err(reason) => Err(reason),
     };
     let bytes = judge.bytes;
@@ -108,15 +110,38 @@ impl<T: Tables> Judge<'_, T> {
         if self.generation == 0 {
             return Err(Reason::Tables);
         }
+        if headers.part == Part::Later {
+            self.follow_first(&mut headers)?;
+        }
         let key = headers.flow_key(self.direction);
         let mut decision = self.known(&headers, &key);
         if decision.found != Found::Flow {
+            if headers.part == Part::Later {
+                return Err(Reason::FragmentOrphan);
+            }
             if headers.inner != 0 && self.related(packet, &headers) {
                 return Ok(Reason::Related);
             }
             decision = self.unknown(&headers, &key, decision.found);
         }
+        if headers.part == Part::First {
+            self.keep_first(&headers, decision.outcome.is_ok());
+        }
         self.conclude(&key, &decision)
+    }
+
+    /// A packet that is neither IP nor ARP: as the setting says, and dropped before there is one.
+    #[inline(always)]
+    fn other_ether_type(&self) -> Outcome {
+        match self.tables.settings(self.generation) {
+            Some(settings)
+                if self.generation != 0
+                    && settings.other_ether_types == other_ether_types::PASS =>
+            {
+                Ok(Reason::EtherTypePassed)
+            }
+            _ => Err(Reason::EtherType),
+        }
     }
 
     /// A packet of a flow in the table.

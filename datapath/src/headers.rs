@@ -5,7 +5,7 @@ mod transport;
 
 use crate::{
     headers::transport::transport,
-    layout::{Address, Direction, FlowKey, Ipv4, Ipv6},
+    layout::{Address, Direction, FlowKey, FragmentKey, Ipv4, Ipv6},
     packet::Packet,
     reason::Reason,
 };
@@ -51,6 +51,21 @@ pub enum Link {
     Arp,
     /// What a device needs to join its network, and what no bridge forwards: see [`is_link_control`].
     Control,
+    /// Something that no verdict is made of.
+    Other,
+}
+
+/// Which part of an IP packet a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// All of it, behind an IPv6 fragment header (RFC 6946).
+    Atomic,
+    /// The beginning, with the headers.
+    First,
+    /// What follows the first, without the headers.
+    Later,
 }
 
 /// The headers of one packet.
@@ -75,6 +90,13 @@ pub struct Headers<A> {
     pub inner: u32,
     /// Neighbour discovery that IPv6 needs to work at all.
     pub neighbour: bool,
+    /// Which part of the packet it is. A later one has neither ports nor a protocol of its own.
+    pub part: Part,
+    /// The identification of the packet that it is a part of; 0 in whole ones.
+    pub fragment_id: u32,
+    /// In bytes from where the fragmented part begins: where a later one begins, and where the headers of
+    /// a first one end.
+    pub fragment_edge: u16,
 }
 
 impl<A: Copy> Headers<A> {
@@ -119,6 +141,24 @@ impl<A: Copy> Headers<A> {
 }
 
 impl<A: Address> Headers<A> {
+    /// The key of the packet that it is a part of.
+    #[inline(always)]
+    pub fn fragment_key(&self, direction: Direction) -> FragmentKey<A> {
+        let protocol = if A::FAMILY == Ipv4::FAMILY {
+            self.protocol
+        } else {
+            0
+        };
+        FragmentKey {
+            source: self.source,
+            destination: self.destination,
+            id: self.fragment_id,
+            protocol,
+            direction: direction.number(),
+            padding: [0; 2],
+        }
+    }
+
     /// Those of a packet that was not looked at.
     pub const UNREAD: Self = Self {
         source: A::UNSPECIFIED,
@@ -130,6 +170,9 @@ impl<A: Address> Headers<A> {
         service: 0,
         inner: 0,
         neighbour: false,
+        part: Part::Whole,
+        fragment_id: 0,
+        fragment_edge: 0,
     };
 }
 
@@ -150,7 +193,7 @@ pub const fn slot_of_protocol(number: u8) -> u32 {
 /// Reads the Ethernet header and up to two VLAN tags.
 ///
 /// # Errors
-/// [`Reason::Malformed`] and [`Reason::EtherType`].
+/// [`Reason::Malformed`] and [`Reason::VlanTags`].
 #[inline(always)]
 pub fn link<P: Packet + ?Sized>(packet: &P) -> Result<Link, Reason> {
     let mut at = 12;
@@ -166,12 +209,13 @@ pub fn link<P: Packet + ?Sized>(packet: &P) -> Result<Link, Reason> {
                 return if is_link_control(destination, ether_type) {
                     Ok(Link::Control)
                 } else {
-                    Err(Reason::EtherType)
+                    Ok(Link::Other)
                 };
             }
         }
     }
-    Err(Reason::EtherType)
+    // Linux would look behind these too, however many there are.
+    Err(Reason::VlanTags)
 }
 
 /// Spanning tree, link aggregation, LLDP: to the sixteen addresses that bridges do not forward (IEEE
@@ -188,7 +232,8 @@ pub trait Network: Address {
     /// an ICMP error, of which only the first eight bytes of the upper layer need be there.
     ///
     /// # Errors
-    /// [`Reason::Malformed`], [`Reason::Fragment`] and, for IPv6, [`Reason::ExtensionHeaders`].
+    /// [`Reason::Malformed`], [`Reason::FragmentSmall`] and, for IPv6, [`Reason::ExtensionHeaders`];
+    /// [`Reason::FragmentOrphan`] for a quoted fragment after the first.
     fn read<P: Packet + ?Sized>(
         packet: &P,
         at: u32,
@@ -208,6 +253,26 @@ enum Extent {
     Quoted,
 }
 
+impl Extent {
+    /// Why a header does not fit into it.
+    #[inline(always)]
+    const fn cut_short(self) -> Reason {
+        match self {
+            Self::FirstFragment(_) => Reason::FragmentSmall,
+            Self::Whole(_) | Self::Quoted => Reason::Malformed,
+        }
+    }
+
+    /// Whether it goes up to this offset; of what is quoted the loads tell.
+    #[inline(always)]
+    fn reaches(self, offset: u32) -> Result<(), Reason> {
+        match self {
+            Self::Whole(end) | Self::FirstFragment(end) if offset > end => Err(self.cut_short()),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Network for Ipv4 {
     /// With options.
     #[inline(never)]
@@ -224,24 +289,28 @@ impl Network for Ipv4 {
         if header[0] >> 4 != 4 || header_length < 20 {
             return Err(Reason::Malformed);
         }
-        if fragment & 0x1fff != 0 {
-            return Err(Reason::Fragment);
-        }
-        let extent = if quoted {
+        let mut extent = if quoted {
             Extent::Quoted
         } else if total_length == 0 && packet.len() > 0xffff {
             // A segment larger than 64 KiB, on its way to the segmentation of the device.
             Extent::Whole(packet.len())
         } else if total_length < header_length || at + total_length > packet.len() {
             return Err(Reason::Malformed);
-        } else if fragment & 0x2000 != 0 {
-            Extent::FirstFragment(at + total_length)
         } else {
             Extent::Whole(at + total_length)
         };
         headers.source = Ipv4([header[12], header[13], header[14], header[15]]);
         headers.destination = Ipv4([header[16], header[17], header[18], header[19]]);
-        transport(packet, at + header_length, extent, header[9], headers)
+        headers.protocol = header[9];
+        let begins = at + header_length;
+        headers.fragment_id = u32::from(u16::from_be_bytes([header[4], header[5]]));
+        let offset = (fragment & 0x1fff) << 3;
+        if part(headers, offset, fragment & 0x2000 != 0, begins, &mut extent)? == Part::Later {
+            return Ok(());
+        }
+        let ends = transport(packet, begins, extent, header[9], headers)?;
+        headers.fragment_edge = ends.wrapping_sub(begins) as u16;
+        Ok(())
     }
 }
 
@@ -272,9 +341,42 @@ impl Network for Ipv6 {
             Extent::Whole(at + 40 + payload_length)
         };
         behind_extensions(packet, at + 40, extent, fixed[6], headers)?;
-        headers.neighbour = is_neighbour(headers, fixed[7]);
+        headers.neighbour = headers.part == Part::Whole && is_neighbour(headers, fixed[7]);
         Ok(())
     }
+}
+
+/// Tells which part of a packet a frame carries: `offset` bytes of the fragmented part come before it, `more`
+/// says whether some follow, and `begins` is where it stands in the frame.
+#[inline(always)]
+fn part<A>(
+    headers: &mut Headers<A>,
+    offset: u16,
+    more: bool,
+    begins: u32,
+    extent: &mut Extent,
+) -> Result<Part, Reason> {
+    if offset != 0 {
+        match *extent {
+            // It carries no ports: whatever is quoted of it tells no flow.
+            Extent::Quoted => return Err(Reason::FragmentOrphan),
+            // It would end behind the largest packet that there can be.
+            Extent::Whole(end) | Extent::FirstFragment(end)
+                if end < begins || u32::from(offset) + (end - begins) > 0xffff =>
+            {
+                return Err(Reason::Malformed);
+            }
+            _ => {}
+        }
+        headers.part = Part::Later;
+        headers.fragment_edge = offset;
+    } else if more {
+        headers.part = Part::First;
+        if let Extent::Whole(end) = *extent {
+            *extent = Extent::FirstFragment(end);
+        }
+    }
+    Ok(headers.part)
 }
 
 /// Looks through IPv6 extension headers.
@@ -286,42 +388,52 @@ fn behind_extensions<P: Packet + ?Sized>(
     mut next: u8,
     headers: &mut Headers<Ipv6>,
 ) -> Result<(), Reason> {
+    let mut fragmented = at;
     for _ in 0..MAX_EXTENSION_HEADERS {
-        let length = match next {
-            // Hop-by-hop, routing, destination options: in units of 8 bytes, the first not counted.
-            0 | 43 | 60 => {
-                let head: [u8; 2] = packet.load(at).ok_or(Reason::Malformed)?;
-                next = head[0];
-                (u32::from(head[1]) + 1) * 8
-            }
-            // Authentication header: in units of 4 bytes, the first two not counted.
-            51 => {
-                let head: [u8; 2] = packet.load(at).ok_or(Reason::Malformed)?;
-                next = head[0];
-                (u32::from(head[1]) + 2) * 4
-            }
-            44 => {
-                let head: [u8; 4] = packet.load(at).ok_or(Reason::Malformed)?;
+        if !is_extension(next) {
+            break;
+        }
+        extent.reaches(at + 8)?;
+        let head: [u8; 8] = packet.load(at).ok_or(Reason::Malformed)?;
+        at += match next {
+            FRAGMENT => {
+                // One inside another is of no use but to hide something.
+                if headers.part != Part::Whole {
+                    return Err(Reason::Malformed);
+                }
+                headers.part = Part::Atomic;
+                headers.fragment_id = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
                 let fragment = u16::from_be_bytes([head[2], head[3]]);
-                if fragment & 0xfff8 != 0 {
-                    return Err(Reason::Fragment);
-                }
-                if fragment & 1 != 0
-                    && let Extent::Whole(end) = extent
+                fragmented = at + 8;
+                let offset = fragment & 0xfff8;
+                if part(headers, offset, fragment & 1 != 0, fragmented, &mut extent)? == Part::Later
                 {
-                    extent = Extent::FirstFragment(end);
+                    return Ok(());
                 }
-                next = head[0];
                 8
             }
-            _ => break,
+            // In units of 4 bytes, the first two not counted.
+            AUTHENTICATION => (u32::from(head[1]) + 2) * 4,
+            // In units of 8 bytes, the first not counted.
+            _ => (u32::from(head[1]) + 1) * 8,
         };
-        at += length;
+        next = head[0];
     }
-    match next {
-        0 | 43 | 44 | 51 | 60 => Err(Reason::ExtensionHeaders),
-        _ => transport(packet, at, extent, next, headers),
+    if is_extension(next) {
+        return Err(Reason::ExtensionHeaders);
     }
+    let ends = transport(packet, at, extent, next, headers)?;
+    headers.fragment_edge = ends.wrapping_sub(fragmented) as u16;
+    Ok(())
+}
+
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+
+/// Hop-by-hop options, routing, fragment, authentication, destination options.
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    matches!(next, 0 | 43 | FRAGMENT | AUTHENTICATION | 60)
 }
 
 /// What IPv6 cannot do without on a link: neighbour discovery (RFC 4861), which routers never forward,

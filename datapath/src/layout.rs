@@ -1,13 +1,15 @@
 //! What kernel and user space share in maps. A change here is a new [`VERSION`].
 
 mod flow;
+mod fragment;
 mod settings;
 
 use core::{cell::Cell, mem::offset_of};
 
 pub use self::{
     flow::{Flow, FlowKey, FlowRecord, Opener, Traffic, flow_state},
-    settings::{EventLimits, Settings, Timeouts, settings_flag},
+    fragment::{FirstFragment, FragmentKey, FragmentRecord},
+    settings::{EventLimits, Settings, Timeouts, other_ether_types, settings_flag},
 };
 
 /// The version of every layout in this file and of the map list; part of the pin path.
@@ -384,6 +386,10 @@ unsafe impl Layout for Event {}
 unsafe impl Layout for FlowKey<Ipv4> {}
 // SAFETY: as above.
 unsafe impl Layout for FlowKey<Ipv6> {}
+// SAFETY: as above.
+unsafe impl Layout for FragmentKey<Ipv4> {}
+// SAFETY: as above.
+unsafe impl Layout for FragmentKey<Ipv6> {}
 
 const _: () = {
     assert!(size_of::<FlowKey<Ipv4>>() == 16);
@@ -392,6 +398,9 @@ const _: () = {
     assert!(size_of::<Flow>() == 56);
     assert!(offset_of!(Flow, record) == 16);
     assert!(size_of::<DeniedFlow>() == 16);
+    assert!(size_of::<FragmentKey<Ipv4>>() == 16);
+    assert!(size_of::<FragmentKey<Ipv6>>() == 40);
+    assert!(size_of::<FirstFragment>() == 16);
     assert!(size_of::<Settings>() == 120);
     assert!(offset_of!(Settings, digest) == 32);
     assert!(size_of::<PortPage>() == 512);

@@ -13,6 +13,8 @@ pub mod memory;
 pub mod packet;
 pub mod reason;
 pub mod tables;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use decide::{Verdict, decide};
 pub use layout::Direction;

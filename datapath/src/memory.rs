@@ -4,9 +4,9 @@ use std::{cell::Cell, cell::RefCell, collections::HashMap, hash::Hash, rc::Rc};
 
 use crate::{
     layout::{
-        Address, Counter, DeniedFlow, Direction, Event, Flow, FlowKey, Ipv4, Ipv6, MatrixCell,
-        PAGE_KEYS, PortPage, Settings, Shared, budget, cell_index, page_index, peer_index,
-        rule_index, slot_of,
+        Address, Counter, DeniedFlow, Direction, Event, FirstFragment, Flow, FlowKey, FragmentKey,
+        Ipv4, Ipv6, MatrixCell, PAGE_KEYS, PortPage, Settings, Shared, budget, cell_index,
+        page_index, peer_index, rule_index, slot_of,
     },
     reason::Reason,
     tables::{FamilyTables, Tables},
@@ -64,6 +64,8 @@ pub struct MemoryFamily<A> {
     pub flows: RefCell<HashMap<FlowKey<A>, Rc<Flow>>>,
     /// Denied flows.
     pub denied: RefCell<HashMap<FlowKey<A>, Rc<DeniedFlow>>>,
+    /// First fragments.
+    pub fragments: RefCell<HashMap<FragmentKey<A>, Rc<FirstFragment>>>,
 }
 
 impl<A> Default for MemoryFamily<A> {
@@ -73,6 +75,7 @@ impl<A> Default for MemoryFamily<A> {
             subnets: Vec::new(),
             flows: RefCell::default(),
             denied: RefCell::default(),
+            fragments: RefCell::default(),
         }
     }
 }
@@ -174,6 +177,7 @@ macro_rules! family {
         impl FamilyTables<$address> for MemoryTables {
             type FlowRef<'a> = Rc<Flow>;
             type DeniedRef<'a> = Rc<DeniedFlow>;
+            type FragmentRef<'a> = Rc<FirstFragment>;
 
             fn flow(&self, key: &FlowKey<$address>) -> Option<Rc<Flow>> {
                 self.$field.flows.borrow().get(key).cloned()
@@ -210,6 +214,17 @@ macro_rules! family {
                     .denied
                     .borrow_mut()
                     .insert(*key, Rc::new(denied.clone()));
+            }
+
+            fn first_fragment(&self, key: &FragmentKey<$address>) -> Option<Rc<FirstFragment>> {
+                self.$field.fragments.borrow().get(key).cloned()
+            }
+
+            fn insert_first_fragment(&self, key: &FragmentKey<$address>, first: &FirstFragment) {
+                self.$field
+                    .fragments
+                    .borrow_mut()
+                    .insert(*key, Rc::new(first.clone()));
             }
         }
     };

@@ -12,9 +12,9 @@ pub enum Reason {
     Revoked = 2,
     /// A header is cut short, or its length fields lie.
     Malformed = 3,
-    /// A fragment after the first: it carries no ports to judge.
-    Fragment = 4,
-    /// An EtherType that is neither IP nor ARP.
+    /// A fragment after the first, of a packet whose first one was not let pass or not seen.
+    FragmentOrphan = 4,
+    /// An EtherType that is neither IP nor ARP, and no setting lets it pass.
     EtherType = 5,
     /// More IPv6 extension headers than are looked through.
     ExtensionHeaders = 6,
@@ -30,13 +30,21 @@ pub enum Reason {
     FlowNotKept = 11,
     /// What a device needs to join its network: link aggregation, spanning tree, port authentication.
     LinkControl = 12,
+    /// A first fragment that ends within the headers that a verdict needs.
+    FragmentSmall = 13,
+    /// A fragment after the first that begins within the headers of the first.
+    FragmentOverlap = 14,
+    /// More VLAN tags than are looked through.
+    VlanTags = 15,
+    /// An EtherType that is neither IP nor ARP; the setting `other_ethertypes` lets it pass.
+    EtherTypePassed = 16,
     /// An event that the rates of its peer, its rule or all of them left out.
-    EventLimited = 13,
+    EventLimited = 17,
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: u32 = 14;
+    pub const COUNT: u32 = 18;
 
     /// All, by number.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -44,7 +52,7 @@ impl Reason {
         Self::Policy,
         Self::Revoked,
         Self::Malformed,
-        Self::Fragment,
+        Self::FragmentOrphan,
         Self::EtherType,
         Self::ExtensionHeaders,
         Self::Tables,
@@ -53,6 +61,10 @@ impl Reason {
         Self::EventLost,
         Self::FlowNotKept,
         Self::LinkControl,
+        Self::FragmentSmall,
+        Self::FragmentOverlap,
+        Self::VlanTags,
+        Self::EtherTypePassed,
         Self::EventLimited,
     ];
 
@@ -70,10 +82,13 @@ impl Reason {
             Self::Policy
                 | Self::Revoked
                 | Self::Malformed
-                | Self::Fragment
+                | Self::FragmentOrphan
                 | Self::EtherType
                 | Self::ExtensionHeaders
                 | Self::Tables
+                | Self::FragmentSmall
+                | Self::FragmentOverlap
+                | Self::VlanTags
         )
     }
 
@@ -85,7 +100,7 @@ impl Reason {
             Self::Policy => "policy",
             Self::Revoked => "revoked",
             Self::Malformed => "malformed",
-            Self::Fragment => "fragment",
+            Self::FragmentOrphan => "fragment-orphan",
             Self::EtherType => "ethertype",
             Self::ExtensionHeaders => "extension-headers",
             Self::Tables => "tables",
@@ -94,6 +109,10 @@ impl Reason {
             Self::EventLost => "event-lost",
             Self::FlowNotKept => "flow-not-kept",
             Self::LinkControl => "link-control",
+            Self::FragmentSmall => "fragment-small",
+            Self::FragmentOverlap => "fragment-overlap",
+            Self::VlanTags => "vlan-tags",
+            Self::EtherTypePassed => "ethertype-passed",
             Self::EventLimited => "event-limited",
         }
     }

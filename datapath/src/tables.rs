@@ -5,8 +5,8 @@ use core::ops::Deref;
 
 use crate::{
     layout::{
-        Address, DeniedFlow, Direction, Event, Flow, FlowKey, Ipv4, Ipv6, MatrixCell, Settings,
-        Shared,
+        Address, DeniedFlow, Direction, Event, FirstFragment, Flow, FlowKey, FragmentKey, Ipv4,
+        Ipv6, MatrixCell, Settings, Shared,
     },
     reason::Reason,
 };
@@ -47,6 +47,11 @@ pub trait FamilyTables<A: Address> {
     where
         Self: 'a;
 
+    /// A first fragment in the table, to be changed in place.
+    type FragmentRef<'a>: Deref<Target = FirstFragment>
+    where
+        Self: 'a;
+
     /// The flow of a key.
     fn flow(&self, key: &FlowKey<A>) -> Option<Self::FlowRef<'_>>;
     /// Makes or replaces a flow; false when the table did not take it.
@@ -59,4 +64,8 @@ pub trait FamilyTables<A: Address> {
     fn denied(&self, key: &FlowKey<A>) -> Option<Self::DeniedRef<'_>>;
     /// Makes or replaces it.
     fn insert_denied(&self, key: &FlowKey<A>, denied: &DeniedFlow);
+    /// The first fragment of a key.
+    fn first_fragment(&self, key: &FragmentKey<A>) -> Option<Self::FragmentRef<'_>>;
+    /// Makes or replaces it.
+    fn insert_first_fragment(&self, key: &FragmentKey<A>, first: &FirstFragment);
 }

@@ -143,7 +143,8 @@ fn echo(mut stream: TcpStream, stop: &AtomicBool) -> io::Result<()> {
 
 /// Returns datagrams to whoever sent them, until it is told to stop and its socket is shut down.
 pub(crate) fn reflect(socket: &UdpSocket, arrivals: &AtomicU64, stop: &AtomicBool) {
-    let mut buffer = [0; 2048];
+    // The largest that there is.
+    let mut buffer = vec![0; 65_536];
     loop {
         let received = socket.recv_from(&mut buffer);
         if stop.load(Ordering::Relaxed) {

@@ -27,7 +27,7 @@ struct Target {
     max_len: usize,
 }
 
-const TARGETS: [Target; 2] = [
+const TARGETS: [Target; 3] = [
     Target {
         name: "parse",
         max_len: 8_192,
@@ -36,11 +36,15 @@ const TARGETS: [Target; 2] = [
         name: "compile",
         max_len: 32,
     },
+    Target {
+        name: "decide",
+        max_len: 1_024,
+    },
 ];
 
 #[derive(Args)]
 pub struct Fuzz {
-    /// Only this target: parse or compile
+    /// Only this target: parse, compile or decide
     #[arg(value_parser = TARGETS.map(|target| target.name))]
     target: Option<String>,
     /// For how long each target runs

@@ -52,7 +52,7 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Fuzz the policy parser and compiler from the committed corpus
+    /// Fuzz the policy parser, the compiler and the verdict from the committed corpus
     Fuzz(fuzz::Fuzz),
     /// Build optimised and measure how fast it is: medians of several rounds
     Bench {

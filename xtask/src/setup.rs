@@ -71,7 +71,10 @@ const TO_RUN: &[Package] = &[
     package("util-linux", Probe::Program("nsenter")),
 ];
 
-const TO_TEST: &[Package] = &[package("systemd", Probe::Program("systemd-analyze"))];
+const TO_TEST: &[Package] = &[
+    package("systemd", Probe::Program("systemd-analyze")),
+    package("nmap", Probe::Program("nmap")),
+];
 
 const TO_VALIDATE: &[Package] = &[package(
     "python3-venv",

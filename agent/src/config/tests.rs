@@ -12,7 +12,7 @@ fn the_controllers_alone_are_a_complete_configuration() {
     let controllers: Vec<_> = config.controllers.iter().map(ToString::to_string).collect();
     assert_eq!(controllers, ["10.0.0.1:7443"]);
     assert_eq!(config.state_dir, Path::new("/var/lib/bulkhead-agent"));
-    assert_eq!(config.pin_dir(), Path::new("/sys/fs/bpf/bulkhead/v1"));
+    assert_eq!(config.pin_dir(), Path::new("/sys/fs/bpf/bulkhead/v2"));
     assert_eq!(
         config.host_name,
         rustix::system::uname().nodename().to_str().unwrap()
@@ -24,10 +24,19 @@ fn the_controllers_alone_are_a_complete_configuration() {
             tcp_ports: vec![Port::SSH]
         }
     );
-    assert_eq!(config.maps.flows.number(), 131_072);
+    assert_eq!(config.maps.flows, None);
+    assert_eq!(
+        config.behaviour().timeouts,
+        datapath::layout::Timeouts::DEFAULT
+    );
+    assert_eq!(
+        config.behaviour().limits,
+        datapath::layout::EventLimits::DEFAULT
+    );
     assert_eq!(config.spool.limit_mib, 64);
     assert_eq!(config.token_file, None);
     assert!(config.interfaces.is_empty());
+    assert_eq!(config.other_ethertypes, OtherEthertypes::Drop);
 }
 
 #[test]
@@ -36,6 +45,7 @@ fn the_effective_configuration_reads_back_as_the_same() {
         "controllers = ['[fd00::1]:7000', 'controller.example', 'fd00::2']\n\
          token_file = '/run/token'\n\
          interfaces = ['eth0']\n\
+         other_ethertypes = 'pass'\n\
          [failsafe]\n\
          subnets = ['10.9.0.0/24', 'fd00:9::/64']\n\
          tcp_ports = [22, 2222]\n\
@@ -90,6 +100,11 @@ fn a_mistake_is_shown_with_its_line_and_what_to_write() {
             3,
             "subnets",
         ),
+        (
+            "controllers = ['a']\nother_ethertypes = 'allow'",
+            2,
+            "expected `drop` or `pass`",
+        ),
         ("controllers = ['a'", 1, "expected"),
     ] {
         let message = refusal(text);
@@ -137,4 +152,38 @@ fn an_operator_without_a_way_in_is_warned() {
     assert_eq!(Config::parse(text).unwrap().warning(), None);
     let no_ports = format!("{text}\ntcp_ports = []");
     assert!(Config::parse(&no_ports).unwrap().warning().is_some());
+}
+
+#[test]
+fn flow_tables_are_sized_from_memory_within_limits() {
+    let slots = |text: &str, mebibytes: u64| {
+        let config = Config::parse(&format!("controllers = ['a']\n[maps]\n{text}\n")).unwrap();
+        config.maps.flow_slots(mebibytes << 20)
+    };
+    // One percent, two tables, 160 bytes an entry.
+    assert_eq!(slots("", 16 << 10), 524_288);
+    assert_eq!(slots("", 256), 32_768);
+    assert_eq!(slots("", 1 << 20), 1_048_576);
+    assert_eq!(slots("memory_percent = 4", 4 << 10), 524_288);
+    assert_eq!(slots("flows_max = 4096\nflows_min = 1024", 4 << 10), 4_096);
+    assert_eq!(slots("flows = 2048", 1 << 20), 2_048);
+}
+
+#[test]
+fn a_setting_out_of_range_says_what_to_write() {
+    for (text, said) in [
+        ("warm_start = 601", "write 0 to 600"),
+        (
+            "[timeouts]\nudp_new = 0",
+            "a timeout cannot be 0 seconds; write 1 to 2678400",
+        ),
+        (
+            "[events]\nper_peer = 0",
+            "0 times a second; write 1 to 1000000",
+        ),
+        ("[maps]\nmemory_percent = 60", "write 1 to 50"),
+    ] {
+        let error = Config::parse(&format!("controllers = ['a']\n{text}\n")).unwrap_err();
+        assert!(error.contains(said), "{error}");
+    }
 }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use datapath::layout::other_ether_types;
 use serde::{Deserialize, Serialize};
 
 /// Where a controller is: a name or an address, and a port.
@@ -57,6 +58,28 @@ pub struct Rate(u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct FlowSlots(u32);
+
+/// What becomes of packets that are neither IP nor ARP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OtherEthertypes {
+    /// They are dropped, and counted.
+    #[default]
+    Drop,
+    /// They pass, and are counted.
+    Pass,
+}
+
+impl OtherEthertypes {
+    /// The word that the kernel programs know it by.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Drop => other_ether_types::DROP,
+            Self::Pass => other_ether_types::PASS,
+        }
+    }
+}
 
 impl ControllerAddress {
     /// The name or address; an IPv6 address stands without brackets.

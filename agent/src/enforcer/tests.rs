@@ -25,6 +25,7 @@ use crate::plan::{memory, tests::policies};
 
 mod attaching;
 mod flips;
+mod frames;
 
 /// Before every end: all rules are in force.
 const DAWN: Timestamp = Timestamp(0);
@@ -228,6 +229,7 @@ fn in_memory(merged: &HostPolicy) -> MemoryTables {
         digest: [0; 32],
         local: 0,
         report_interval: REPORT_INTERVAL,
+        other_ether_types: 0,
     };
     let mut tables = MemoryTables::default();
     for operation in plan(&Observed::default(), &lower(merged, &classes), &stamp).unwrap() {

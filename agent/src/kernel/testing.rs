@@ -56,9 +56,10 @@ impl Programs {
         })
     }
 
-    /// Empties the flow tables, so that the next packet opens a flow.
+    /// Empties the tables of flows and of fragments, so that the next packet opens a flow.
     pub fn forget_flows(&self) -> Result<(), KernelError> {
         fn clear<const N: usize>(pin_dir: &Path, name: &'static str) -> Result<(), KernelError> {
+            // Both values are of one size.
             let mut map: HashMap<MapData, [u8; N], [u8; size_of::<Flow>()]> =
                 maps::open_map(pin_dir, name)?;
             let keys: Vec<_> = map.keys().flatten().collect();
@@ -69,7 +70,9 @@ impl Programs {
             Ok(())
         }
         clear::<16>(&self.pin_dir, "FLOWS_V4")?;
-        clear::<40>(&self.pin_dir, "FLOWS_V6")
+        clear::<40>(&self.pin_dir, "FLOWS_V6")?;
+        clear::<16>(&self.pin_dir, "FRAGMENTS_V4")?;
+        clear::<40>(&self.pin_dir, "FRAGMENTS_V6")
     }
 
     /// Puts a filter where ours goes, as another tool would: under another name.

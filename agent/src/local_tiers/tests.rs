@@ -16,6 +16,7 @@ fn local() -> LocalTiers {
         failsafe_subnets: vec!["10.66.0.0/24".parse().unwrap()],
         failsafe_tcp_ports: vec![22],
         own_addresses: vec!["10.66.1.10".parse().unwrap()],
+        other_ethertypes: OtherEthertypes::Drop,
         config_file: "/etc/bulkhead/agent.toml".into(),
     }
 }

@@ -37,9 +37,10 @@ fn stamp() -> Stamp {
         digest: [7; 32],
         local: 7,
         report_interval: 1_000_000_000,
-        timeouts: datapath::layout::Timeouts::DEFAULT,
-        limits: datapath::layout::EventLimits::DEFAULT,
+        timeouts: Timeouts::DEFAULT,
+        limits: EventLimits::DEFAULT,
         learn: false,
+        other_ether_types: 0,
     }
 }
 

@@ -5,6 +5,7 @@
 )]
 
 mod flows;
+mod fragments;
 mod limits;
 mod packets;
 mod revocation;
@@ -69,7 +70,7 @@ fn publish(tables: &mut MemoryTables, world: World) -> u32 {
         timeouts: Timeouts::DEFAULT,
         limits: EventLimits::DEFAULT,
         flags: 0,
-        padding: 0,
+        other_ether_types: 0,
     });
     for direction in [Direction::Ingress, Direction::Egress] {
         for slot in 0..crate::layout::SLOTS {

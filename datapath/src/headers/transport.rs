@@ -7,7 +7,7 @@ use crate::{
     reason::Reason,
 };
 
-/// Reads what an IP header carries.
+/// Reads what an IP header carries; gives where its header ends, as far as it is looked into.
 #[inline(always)]
 pub(super) fn transport<P: Packet + ?Sized, A: Address>(
     packet: &P,
@@ -15,20 +15,20 @@ pub(super) fn transport<P: Packet + ?Sized, A: Address>(
     extent: Extent,
     number: u8,
     headers: &mut Headers<A>,
-) -> Result<(), Reason> {
+) -> Result<u32, Reason> {
     headers.protocol = number;
     headers.service = u16::from(number);
     let minimum = match number {
         protocol::TCP => 20,
         protocol::UDP | protocol::ICMP | protocol::ICMPV6 => 8,
         protocol::SCTP => 12,
-        _ => return Ok(()),
+        _ => 0,
     };
-    if let Extent::Whole(end) | Extent::FirstFragment(end) = extent
-        && at + minimum > end
-    {
-        return Err(Reason::Malformed);
+    extent.reaches(at + minimum)?;
+    if minimum == 0 {
+        return Ok(at);
     }
+    let mut ends = at + minimum;
     // Eight bytes are what an ICMP error must quote (RFC 792).
     let head: [u8; 8] = packet.load(at).ok_or(Reason::Malformed)?;
     match number {
@@ -45,27 +45,26 @@ pub(super) fn transport<P: Packet + ?Sized, A: Address>(
             if is_error(number, head[0]) {
                 headers.inner = at + 8;
             }
-            return Ok(());
+            return Ok(ends);
         }
         protocol::UDP => {
             let length = u32::from(u16::from_be_bytes([head[4], head[5]]));
-            if let Extent::Whole(end) = extent
-                && (length < 8 || at + length > end)
-            {
+            let beyond = match extent {
+                Extent::Whole(end) => at + length > end,
+                Extent::FirstFragment(_) | Extent::Quoted => false,
+            };
+            if length < 8 || beyond {
                 return Err(Reason::Malformed);
             }
         }
         protocol::TCP if extent != Extent::Quoted => {
             let [offset, flags]: [u8; 2] = packet.load(at + 12).ok_or(Reason::Malformed)?;
             let length = u32::from(offset >> 4) * 4;
-            if let Extent::Whole(end) = extent
-                && at + length > end
-            {
-                return Err(Reason::Malformed);
-            }
             if length < 20 {
                 return Err(Reason::Malformed);
             }
+            ends = at + length;
+            extent.reaches(ends)?;
             headers.tcp_flags = flags;
         }
         _ => {}
@@ -73,7 +72,7 @@ pub(super) fn transport<P: Packet + ?Sized, A: Address>(
     headers.source_port = u16::from_be_bytes([head[0], head[1]]);
     headers.destination_port = u16::from_be_bytes([head[2], head[3]]);
     headers.service = headers.destination_port;
-    Ok(())
+    Ok(ends)
 }
 
 enum Echo {

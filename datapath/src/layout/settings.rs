@@ -26,8 +26,16 @@ pub struct Settings {
     pub limits: EventLimits,
     /// Bits of [`settings_flag`].
     pub flags: u32,
-    /// Zero.
-    pub padding: u32,
+    /// What becomes of packets that are neither IP nor ARP: one of [`other_ether_types`].
+    pub other_ether_types: u32,
+}
+
+/// What becomes of packets that are neither IP nor ARP.
+pub mod other_ether_types {
+    /// They are dropped, and counted.
+    pub const DROP: u32 = 0;
+    /// They pass, and are counted.
+    pub const PASS: u32 = 1;
 }
 
 /// Bits of [`Settings::flags`].

@@ -166,6 +166,7 @@ fn tables_of_an_agent_that_lowered_otherwise_are_written_anew() {
         digest: [1; 32],
         local: local.fingerprint(),
         report_interval: REPORT_INTERVAL,
+        other_ether_types: 0,
     };
     for operation in plan(&Observed::default(), &lower(&merged, &classes), &stamp).unwrap() {
         enforcer.maps.execute(&operation).unwrap();

@@ -19,7 +19,7 @@ fn vlan_tags_and_options_hide_nothing() {
     assert_eq!(ingress(&tables, &tagged, 1), Verdict::Pass);
     assert_eq!(ingress(&tables, &twice, 1), Verdict::Pass);
     assert_eq!(ingress(&tables, &thrice, 1), Verdict::Drop);
-    assert_eq!(tables.packets(Reason::EtherType), 1);
+    assert_eq!(tables.packets(Reason::VlanTags), 1);
     let mut options = plain;
     options.splice(34..34, [1, 1, 1, 1]);
     options[14] = 0x46;
@@ -56,12 +56,98 @@ fn ipv6_is_judged_as_ipv4_is_also_behind_extension_headers() {
 }
 
 #[test]
-fn later_fragments_are_dropped_under_their_own_reason() {
+fn length_fields_that_lie_are_not_believed() {
+    let frame = tcp(CLIENT, SERVER, SYN);
+    let datagram = udp(CLIENT, SERVER);
+    let header_end = 34;
+    for (what, good, at, value) in [
+        ("a header of 16 bytes", &frame, 14, 0x44),
+        ("a header longer than the packet", &frame, 14, 0x4f),
+        ("a version that is none", &frame, 14, 0x65),
+        ("more than there is", &frame, 17, 45),
+        ("less than the header", &frame, 17, 19),
+        ("less than the header above", &frame, 17, 39),
+        ("a TCP header of 16 bytes", &frame, header_end + 12, 0x40),
+        (
+            "a TCP header longer than the packet",
+            &frame,
+            header_end + 12,
+            0x70,
+        ),
+        ("a datagram of 7 bytes", &datagram, header_end + 5, 7),
+        (
+            "a datagram longer than the packet",
+            &datagram,
+            header_end + 5,
+            13,
+        ),
+    ] {
+        let tables = tables(World::All);
+        assert_eq!(ingress(&tables, good, 1), Verdict::Pass, "{what}");
+        let mut lying = good.clone();
+        lying[at] = value;
+        assert_eq!(ingress(&tables, &lying, 1), Verdict::Drop, "{what}");
+        assert_eq!(tables.packets(Reason::Malformed), 1, "{what}");
+    }
+}
+
+#[test]
+fn an_extension_header_does_not_reach_behind_its_packet() {
+    // Its length goes to 16 bytes behind the end, where a frame may have padding.
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv6(FRIEND6, HOST6, 64)
+        .write(&mut frame, 60.into(), &[47, 2, 1, 4, 0, 0, 0, 0])
+        .unwrap();
+    frame.extend([0; 16]);
+    let tables = tables(World::All);
+    assert_eq!(ingress(&tables, &frame, 1), Verdict::Drop);
+    assert_eq!(tables.packets(Reason::Malformed), 1);
+    frame[19] += 16;
+    assert_eq!(ingress(&tables, &frame, 1), Verdict::Pass);
+}
+
+#[test]
+fn other_ethertypes_pass_by_the_setting_alone() {
+    let mut tables = tables(World::All);
+    let mut mpls = vec![0; 60];
+    mpls[12..14].copy_from_slice(&[0x88, 0x47]);
+    assert_eq!(ingress(&tables, &mpls, 1), Verdict::Drop);
+    assert_eq!(tables.packets(Reason::EtherType), 1);
+    let slot = slot_of(tables.generation.get()) as usize;
+    tables.settings[slot].as_mut().unwrap().other_ether_types = other_ether_types::PASS;
+    assert_eq!(ingress(&tables, &mpls, 1), Verdict::Pass);
+    assert_eq!(egress(&tables, &mpls, 1), Verdict::Pass);
+    assert_eq!(tables.packets(Reason::EtherTypePassed), 2);
+    // What Linux would look behind is no other EtherType.
+    let mut tagged = tcp(CLIENT, SERVER, SYN);
+    for _ in 0..3 {
+        tagged.splice(12..12, [0x81, 0, 0, 0]);
+    }
+    assert_eq!(ingress(&tables, &tagged, 1), Verdict::Drop);
+    assert_eq!(tables.packets(Reason::VlanTags), 1);
+}
+
+#[test]
+fn the_upper_layer_is_found_behind_an_authentication_header() {
     let tables = tables(World::Https);
-    let mut later = udp((HOST, 40000), (STRANGER, 53));
-    later[20..22].copy_from_slice(&[0x00, 0x10]);
-    assert_eq!(egress(&tables, &later, 1), Verdict::Drop);
-    assert_eq!(tables.packets(Reason::Fragment), 1);
+    let mut frame = Vec::new();
+    let mut tcp = TcpHeader::new(40000, 443, 1, 1024);
+    tcp.syn = true;
+    let ah = etherparse::IpAuthHeader::new(6.into(), 1, 1, &[0; 12]).unwrap();
+    ah.write(&mut frame).unwrap();
+    tcp.write(&mut frame).unwrap();
+    let mut whole = Vec::new();
+    PacketBuilder::ethernet2([2; 6], [4; 6])
+        .ipv6(FRIEND6, HOST6, 64)
+        .write(&mut whole, 51.into(), &frame)
+        .unwrap();
+    assert_eq!(ingress(&tables, &whole, 1), Verdict::Pass);
+    let mut other_port = whole;
+    let port = other_port.len() - 17;
+    other_port[port] = 0;
+    assert_eq!(ingress(&tables, &other_port, 1), Verdict::Drop);
+    assert_eq!(tables.packets(Reason::Policy), 1);
 }
 
 #[test]

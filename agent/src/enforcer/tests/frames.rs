@@ -1,0 +1,232 @@
+//! Frames into the loaded programs, against what another parser says of them.
+
+use std::{
+    cell::RefCell,
+    fs,
+    path::Path,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use datapath::testing::{Asked, Expected, Model, frames_of};
+use policy::{PeerMatch, PortSpan, Tier, host_policy::SubnetMatch};
+
+use super::*;
+use crate::config::OtherEthertypes;
+
+/// How long random changes are tried.
+const TIME: Duration = Duration::from_secs(5);
+
+/// Whether the kernel takes a frame for a test run: it has more than an Ethernet header, all of an IP header
+/// right behind, and fits a page. Of shorter ones the datapath's own tests tell.
+fn is_taken(frame: &[u8]) -> bool {
+    let least = match frame.get(12..14) {
+        Some([0x08, 0x00]) => 34,
+        Some([0x86, 0xdd]) => 54,
+        _ => 15,
+    };
+    (least..2048).contains(&frame.len())
+}
+
+/// Friends may open some of everything.
+fn some_of_everything() -> HostPolicy {
+    let mut policy = uniform(Action::Deny);
+    for rule in &mut policy.rules {
+        rule.tier = Tier::Default;
+    }
+    let subnets = ["10.0.0.0/8", "fd00::/8"].map(|subnet| SubnetMatch {
+        subnet: subnet.parse().unwrap(),
+        except: Vec::new(),
+    });
+    let spans = |spans: &[(ProtocolSlot, u16, u16)]| {
+        let spans = spans.iter().map(|(slot, first, last)| PortSpan {
+            slot: *slot,
+            first: *first,
+            last: *last,
+        });
+        spans.collect::<Vec<_>>()
+    };
+    let ingress = spans(&[
+        (ProtocolSlot::Tcp, 200, 443),
+        (ProtocolSlot::Udp, 0, 53),
+        (ProtocolSlot::Sctp, 3000, 4000),
+        (ProtocolSlot::Icmp, 0x0300, 0x08ff),
+        (ProtocolSlot::Icmpv6, 0x8000, 0x8000),
+        (ProtocolSlot::Other, 4, 49),
+    ]);
+    let egress = spans(&[
+        (ProtocolSlot::Tcp, 6000, 6000),
+        (ProtocolSlot::Udp, 40_000, 50_000),
+        (ProtocolSlot::Icmp, 0, 0x00ff),
+        (ProtocolSlot::Other, 50, 200),
+    ]);
+    for (rule, ports) in [(0, ingress), (1, egress)] {
+        let mut allow = policy.rules[rule].clone();
+        allow.tier = Tier::Policy;
+        allow.action = Action::Allow;
+        allow.ports = ports;
+        allow.peers = PeerMatch::Of {
+            identities: Vec::new(),
+            subnets: subnets.to_vec(),
+        };
+        policy.rules.push(allow);
+    }
+    policy
+}
+
+/// The first rule that speaks of it.
+fn allows(merged: &HostPolicy, asked: Asked) -> bool {
+    let slot = match asked.protocol {
+        6 => ProtocolSlot::Tcp,
+        17 => ProtocolSlot::Udp,
+        132 => ProtocolSlot::Sctp,
+        1 => ProtocolSlot::Icmp,
+        58 => ProtocolSlot::Icmpv6,
+        _ => ProtocolSlot::Other,
+    };
+    let direction = match asked.direction {
+        Direction::Ingress => policy::Direction::Ingress,
+        Direction::Egress => policy::Direction::Egress,
+    };
+    let port = PortKey {
+        slot,
+        key: asked.service,
+    };
+    let mut rules = merged.rules.iter();
+    rules
+        .find(|rule| rule.matches(direction, asked.remote, None, port))
+        .is_some_and(|rule| rule.action == Action::Allow)
+}
+
+/// The committed inputs of the fuzz target.
+fn corpus() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/decide");
+    let mut inputs: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+        .collect();
+    inputs.sort();
+    inputs
+}
+
+/// The host, and what it should do.
+struct Bench {
+    enforcer: Enforcer,
+    merged: HostPolicy,
+    /// How many frames passed, and how many did not.
+    tally: [u64; 2],
+}
+
+impl Bench {
+    fn new(bpffs: &Bpffs) -> Self {
+        let mut enforcer = bpffs.enforcer();
+        let local = LocalTiers::default();
+        let policy = some_of_everything();
+        enforcer.apply(&policy, [1; 32], &local, DAWN).unwrap();
+        Self {
+            enforcer,
+            merged: local.merge(&policy),
+            tally: [0; 2],
+        }
+    }
+
+    fn packets(&self, reason: Reason) -> u64 {
+        let reasons = self.enforcer.maps.reasons().unwrap();
+        let counter = reasons.iter().find(|(other, _)| *other == reason);
+        counter.unwrap().1.packets
+    }
+
+    /// Judges the frames of an input, each by the kernel and by the model.
+    fn judge(&mut self, input: &[u8]) {
+        let mut model = Model::default();
+        self.enforcer.programs.forget_flows().unwrap();
+        for (direction, frame) in frames_of(input) {
+            if !is_taken(frame) {
+                continue;
+            }
+            let merged = &self.merged;
+            let Expected { afresh, outcome } =
+                model.expect(direction, frame, |asked| allows(merged, asked));
+            if afresh {
+                self.enforcer.programs.forget_flows().unwrap();
+            }
+            let (Ok(reason) | Err(reason)) = outcome;
+            let before = self.packets(reason);
+            let verdict = self.enforcer.programs.test_run(direction, frame).unwrap();
+            let expected = match outcome {
+                Ok(_) => Verdict::Pass,
+                Err(_) => Verdict::Drop,
+            };
+            assert_eq!(verdict, expected, "{outcome:?}, {direction:?} {frame:02x?}");
+            let counted = self.packets(reason) - before;
+            let silent = u64::from(outcome != Ok(Reason::Allowed));
+            assert_eq!(counted, silent, "{outcome:?}, {direction:?} {frame:02x?}");
+            self.tally[usize::from(outcome.is_err())] += 1;
+        }
+    }
+}
+
+#[test]
+fn the_kernel_judges_frames_as_another_parser_reads_them() {
+    let bpffs = Bpffs::new();
+    let mut bench = Bench::new(&bpffs);
+    let inputs = corpus();
+    for input in &inputs {
+        bench.judge(input);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let seed = now.subsec_nanos();
+    println!("the seed of the changes is {seed}");
+    let random = RefCell::new(u64::from(seed) | 1);
+    // Xorshift (Marsaglia, 2003).
+    let below = |bound: usize| {
+        let mut state = random.borrow_mut();
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        (*state >> 16) as usize % bound
+    };
+    let started = Instant::now();
+    while started.elapsed() < TIME {
+        let mut input = inputs[below(inputs.len())].clone();
+        for _ in 0..1 + below(3) {
+            let at = below(input.len());
+            input[at] = match below(3) {
+                0 => below(256) as u8,
+                1 => input[at] ^ 1 << below(8),
+                _ => [0, 1, 0xff][below(3)],
+            };
+        }
+        bench.judge(&input);
+    }
+    let [passed, dropped] = bench.tally;
+    println!("{passed} frames passed, {dropped} did not");
+    assert!(passed > 100 && dropped > 100, "{passed}, {dropped}");
+}
+
+#[test]
+fn other_ethertypes_pass_by_the_setting_alone() {
+    let bpffs = Bpffs::new();
+    let mut enforcer = bpffs.enforcer();
+    let policy = uniform(Action::Deny);
+    let mut mpls = vec![0; 60];
+    mpls[12..14].copy_from_slice(&[0x88, 0x47]);
+    // Each time the same policy: the setting alone makes other tables.
+    for (setting, verdict) in [
+        (OtherEthertypes::Drop, Verdict::Drop),
+        (OtherEthertypes::Pass, Verdict::Pass),
+        (OtherEthertypes::Drop, Verdict::Drop),
+    ] {
+        let local = LocalTiers {
+            other_ethertypes: setting,
+            ..LocalTiers::default()
+        };
+        enforcer.apply(&policy, [1; 32], &local, DAWN).unwrap();
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let judged = enforcer.programs.test_run(direction, &mpls).unwrap();
+            assert_eq!(judged, verdict, "{setting:?}");
+        }
+    }
+    let counters = enforcer.counters().unwrap();
+    assert_eq!(counters.packets_denied, 4);
+    assert!(counters.reasons.contains(&("ethertype-passed", 2)));
+}
