@@ -8,12 +8,15 @@ mod tests;
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use self::values::{ControllerAddress, ControllerList, FlowSlots, InterfaceName, Port};
+pub use self::values::{
+    ControllerAddress, ControllerList, FlowSlots, InterfaceName, Port, Seconds,
+};
 
 /// Overrides `token_file`.
 const TOKEN_FILE_VARIABLE: &str = "BULKHEAD_TOKEN_FILE";
@@ -43,6 +46,9 @@ pub struct Config {
     /// The operator's way in.
     #[serde(default)]
     pub failsafe: Failsafe,
+    /// Seconds without a controller after which a policy that just came is rolled back; 0: never.
+    #[serde(default = "defaults::rollback_after")]
+    pub rollback_after: Seconds,
     /// Sizes of kernel maps.
     #[serde(default)]
     pub maps: Maps,
@@ -111,6 +117,10 @@ mod defaults {
 
     pub(super) fn bpffs() -> PathBuf {
         "/sys/fs/bpf".into()
+    }
+
+    pub(super) fn rollback_after() -> super::Seconds {
+        super::Seconds::HALF_A_MINUTE
     }
 
     /// The name that the kernel has.
@@ -194,6 +204,13 @@ impl Config {
         (subnets.is_empty() || tcp_ports.is_empty()).then_some(
             "there is no failsafe: a policy that forgets the operators cuts them off from this host; set `failsafe.subnets` in the configuration file to where they come from, such as [\"10.9.0.0/24\"]",
         )
+    }
+
+    /// How long the host waits for its controller after a new policy; none: it never goes back.
+    #[must_use]
+    pub fn rollback_after(&self) -> Option<Duration> {
+        let seconds = self.rollback_after.number();
+        (seconds > 0).then(|| Duration::from_secs(seconds.into()))
     }
 
     /// Most disk space for denials that wait, in bytes.

@@ -3,6 +3,7 @@
 pub mod controllers;
 pub mod identity;
 pub mod policy_store;
+pub mod rolled_back;
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -113,6 +114,20 @@ impl StateDir {
     pub fn replace(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
         let path = self.file(name);
         replace_file(&path, content).map_err(io_error("write", &path))
+    }
+
+    /// Removes a file; one that is not there is as good.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn remove(&self, name: &str) -> Result<(), StateError> {
+        let path = self.file(name);
+        match fs::remove_file(&path).and_then(|()| sync_parent(&path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Gives a file another name, over the file that had it.

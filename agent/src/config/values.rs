@@ -37,6 +37,11 @@ pub struct Port(NonZeroU16);
 #[serde(try_from = "u32", into = "u32")]
 pub struct FlowSlots(u32);
 
+/// A number of seconds, 0 to 3,600.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Seconds(u32);
+
 impl ControllerAddress {
     /// The name or address; an IPv6 address stands without brackets.
     #[must_use]
@@ -245,5 +250,38 @@ impl TryFrom<u32> for FlowSlots {
 impl From<FlowSlots> for u32 {
     fn from(slots: FlowSlots) -> Self {
         slots.0
+    }
+}
+
+impl Seconds {
+    /// 30.
+    pub const HALF_A_MINUTE: Self = Self(30);
+    const MOST: u32 = 3600;
+
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for Seconds {
+    type Error = String;
+
+    fn try_from(number: u32) -> Result<Self, String> {
+        if number <= Self::MOST {
+            Ok(Self(number))
+        } else {
+            Err(format!(
+                "{number} seconds are too long; write 0 to {}",
+                Self::MOST
+            ))
+        }
+    }
+}
+
+impl From<Seconds> for u32 {
+    fn from(seconds: Seconds) -> Self {
+        seconds.0
     }
 }

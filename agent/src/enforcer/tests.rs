@@ -46,7 +46,7 @@ impl Bpffs {
         Self(directory)
     }
 
-    fn pin_dir(&self) -> PathBuf {
+    pub fn pin_dir(&self) -> PathBuf {
         self.0.path().join("bulkhead").join("v1")
     }
 
