@@ -148,6 +148,12 @@ impl EnforcementTask {
         self.note_rolled_back(rolled_back.clone());
         let Beginning { policies, before } =
             beginning::choose(PolicyStore::new(&state), live, rolled_back.as_ref());
+        // Another version's tables are better than any fallback; only its own policy takes their place.
+        let policies = if self.enforcer.has_predecessor() {
+            beginning::beside_predecessor(policies)
+        } else {
+            policies
+        };
         let mut choice = policies.into_iter().peekable();
         while let Some((policy, source)) = choice.next() {
             let digest = policy.digest();

@@ -153,6 +153,21 @@ pub(super) fn choose(
     }
 }
 
+/// Of the policies to try, the one that an agent of another version enforces; none where that is not on
+/// disk. The predecessor's layout is not ours, so the disk alone can tell.
+pub(super) fn beside_predecessor(
+    policies: Vec<(EncodedPolicy, Source)>,
+) -> Vec<(EncodedPolicy, Source)> {
+    let first = policies.into_iter().next();
+    let known = first.filter(|(_, source)| matches!(source, Source::Disk | Source::Trial));
+    if known.is_none() {
+        warn!(
+            "what an agent of another version enforces stays; its policy is not on disk, so the controller has to send it"
+        );
+    }
+    known.into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]

@@ -11,6 +11,8 @@ use policy::{Action, HostPolicy, Origin, Rule, Tier};
 use super::{beginning::closed_policy, *};
 use crate::enforcer::tests::Bpffs;
 
+mod crashes;
+
 /// When the exception ends, in milliseconds since the Unix epoch.
 const END: u64 = 1_800_000_000_000;
 

@@ -25,9 +25,13 @@ use crate::plan::{memory, tests::policies};
 
 mod attaching;
 mod flips;
+pub mod wire;
 
 /// Before every end: all rules are in force.
 const DAWN: Timestamp = Timestamp(0);
+
+/// Both ways of hooking programs into interfaces.
+pub const HOOKINGS: [Hooking; 2] = [Hooking::Tcx, Hooking::Clsact];
 
 /// A BPF file system of the test's own.
 pub struct Bpffs(tempfile::TempDir);
@@ -52,6 +56,15 @@ impl Bpffs {
 
     pub fn enforcer(&self) -> Enforcer {
         Enforcer::open(self.options()).unwrap()
+    }
+
+    /// One that polices an interface.
+    pub fn enforcer_on(&self, hooking: Hooking, interface: &str) -> Result<Enforcer, EnforceError> {
+        let options = EnforcerOptions {
+            interfaces: vec![interface.to_owned()],
+            ..self.options()
+        };
+        Enforcer::open_with(options, hooking)
     }
 
     fn options(&self) -> EnforcerOptions {
