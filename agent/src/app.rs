@@ -132,7 +132,8 @@ async fn start(preflight: Preflight) -> Result<Tasks, AgentError> {
     let addresses = controllers.addresses();
     let local = local_tiers(&config, &config_file, addresses.clone());
     let started = block_in_place(|| {
-        EnforcementTask::start(enforcer, Arc::clone(&state), local, Clock::of_host())
+        let (clock, rollback_after) = (Clock::of_host(), config.rollback_after());
+        EnforcementTask::start(enforcer, Arc::clone(&state), local, clock, rollback_after)
     })?;
     systemd::ready();
 

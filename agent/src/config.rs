@@ -9,6 +9,7 @@ mod tests;
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use self::values::WarmStart;
 pub use self::{
     flows::{Behaviour, Events, Maps, Timeouts},
-    values::{ControllerAddress, ControllerList, InterfaceName, OtherEthertypes, Port},
+    values::{ControllerAddress, ControllerList, InterfaceName, OtherEthertypes, Port, Seconds},
 };
 
 /// Overrides `token_file`.
@@ -51,6 +52,9 @@ pub struct Config {
     /// The operator's way in.
     #[serde(default)]
     pub failsafe: Failsafe,
+    /// Seconds without a controller after which a policy that just came is rolled back; 0: never.
+    #[serde(default = "defaults::rollback_after")]
+    pub rollback_after: Seconds,
     /// Sizes of kernel maps.
     #[serde(default)]
     pub maps: Maps,
@@ -120,6 +124,10 @@ mod defaults {
 
     pub(super) fn bpffs() -> PathBuf {
         "/sys/fs/bpf".into()
+    }
+
+    pub(super) fn rollback_after() -> super::Seconds {
+        super::Seconds::HALF_A_MINUTE
     }
 
     /// The name that the kernel has.
@@ -221,6 +229,13 @@ impl Config {
         let memory = rustix::system::sysinfo();
         let unit = u64::from(memory.mem_unit.max(1));
         self.maps.flow_slots(memory.totalram.saturating_mul(unit))
+    }
+
+    /// How long the host waits for its controller after a new policy; none: it never goes back.
+    #[must_use]
+    pub fn rollback_after(&self) -> Option<Duration> {
+        let seconds = self.rollback_after.number();
+        (seconds > 0).then(|| Duration::from_secs(seconds.into()))
     }
 
     /// Most disk space for denials that wait, in bytes.

@@ -12,6 +12,7 @@ use std::{
 };
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use proto::client::ChannelError;
 use tokio::{
     sync::watch,
     task::block_in_place,
@@ -119,11 +120,19 @@ impl Control {
             certificate_chain_pem,
             key_pem,
         } = &*identity;
+        // As it is before the first packet: one that is put on trial later is not proven by this.
+        let on_trial = self.enforcement.facts().borrow().trial;
         let channel =
             proto::client::channel(&addresses, ca_pem, certificate_chain_pem, key_pem).await;
+        if let Some(digest) = on_trial.filter(|_| is_the_way_open(&channel))
+            && let Err(gone) = self.enforcement.reached(digest).await
+        {
+            return gone.into();
+        }
         match channel {
             Ok(channel) => {
-                Session::new(self.enforcement.clone(), self.spool.clone())
+                let rollback_after = self.config.rollback_after();
+                Session::new(self.enforcement.clone(), self.spool.clone(), rollback_after)
                     .run(channel)
                     .await
             }
@@ -163,6 +172,16 @@ impl Control {
         }
         self.identity.send_replace(Arc::new(identity));
         Ok(())
+    }
+}
+
+/// Whether packets come back from a controller's host: from the controller, or from a kernel that says
+/// that nobody listens.
+fn is_the_way_open<T>(outcome: &Result<T, ChannelError>) -> bool {
+    match outcome {
+        Ok(_) => true,
+        Err(ChannelError::Unreachable { refused, .. }) => *refused,
+        Err(ChannelError::NoAddress) => false,
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod beginning;
 mod handle;
+mod trial;
 mod trouble;
 mod warm_start;
 
@@ -22,6 +23,8 @@ use tracing::{error, info};
 pub use self::beginning::bootstrap_policy;
 pub use self::handle::{Applied, ApplyAnswer, Command, Enforcement, Facts, Gone};
 use self::{
+    beginning::Beginning,
+    trial::Trial,
     trouble::{Change, Trouble},
     warm_start::WarmStart,
 };
@@ -35,6 +38,7 @@ use crate::{
     state::{
         StateDir,
         policy_store::{EncodedPolicy, PolicyStore},
+        rolled_back::RolledBack,
     },
 };
 
@@ -48,6 +52,12 @@ pub struct EnforcementTask {
     local: LocalTiers,
     clock: Clock,
     current: Option<Current>,
+    /// How long a host waits for its controller after a flip; none: for ever.
+    rollback_after: Option<Duration>,
+    /// The current policy's, until the controller is heard.
+    trial: Option<Trial>,
+    /// What is not taken again.
+    rolled_back: Option<RolledBack>,
     commands: mpsc::Receiver<Command>,
     facts: watch::Sender<Facts>,
     /// Why the last look at the interfaces failed.
@@ -69,6 +79,8 @@ struct Current {
 enum Source {
     /// It is not on disk yet.
     Controller,
+    /// It is on disk, and on trial.
+    Trial,
     /// It is the last good one on disk.
     Disk,
     /// The agent's own; never on disk, and the controller knows no digest of it.
@@ -98,6 +110,7 @@ impl EnforcementTask {
         state: Arc<StateDir>,
         local: LocalTiers,
         clock: Clock,
+        rollback_after: Option<Duration>,
     ) -> Result<Started, EnforceError> {
         let (facts, facts_receiver) = watch::channel(Facts::default());
         let (enforcement, commands) = Enforcement::new(facts_receiver);
@@ -107,6 +120,9 @@ impl EnforcementTask {
             local,
             clock,
             current: None,
+            rollback_after,
+            trial: None,
+            rolled_back: None,
             commands,
             facts,
             trouble: Trouble::default(),
@@ -133,10 +149,22 @@ impl EnforcementTask {
     /// Goes on with the policy that the kernel enforces, or enforced before the reboot.
     fn take_up(&mut self, live: Option<Sha256Digest>) -> Result<(), EnforceError> {
         let state = Arc::clone(&self.state);
-        let mut choice = beginning::choose(PolicyStore::new(&state), live)
-            .into_iter()
-            .peekable();
+        let rolled_back = RolledBack::load(&state).unwrap_or_else(|error| {
+            error!(error = %with_causes(&error), "whether a policy was rolled back is not known");
+            None
+        });
+        self.note_rolled_back(rolled_back.clone());
+        let Beginning { policies, before } =
+            beginning::choose(PolicyStore::new(&state), live, rolled_back.as_ref());
+        // Another version's tables are better than any fallback; only its own policy takes their place.
+        let policies = if self.enforcer.has_predecessor() {
+            beginning::beside_predecessor(policies)
+        } else {
+            policies
+        };
+        let mut choice = policies.into_iter().peekable();
         while let Some((policy, source)) = choice.next() {
+            let digest = policy.digest();
             match self.install(policy, source) {
                 Ok(Applied {
                     revision,
@@ -144,10 +172,15 @@ impl EnforcementTask {
                     ..
                 }) => {
                     info!(%revision, generation, "the host enforces");
+                    if source == Source::Trial {
+                        self.go_on_with_trial(before, digest);
+                    } else if rolled_back.is_some() {
+                        log_disk_trouble(PolicyStore::new(&state).end_trial());
+                    }
                     return Ok(());
                 }
                 Err(error) if choice.peek().is_some() => {
-                    error!(error = %with_causes(&error), "the policy on disk is refused; the host falls back to one of its own until the controller sends another");
+                    error!(error = %with_causes(&error), "the policy on disk is refused; the host falls back to another until the controller sends one");
                 }
                 Err(error) => return Err(error),
             }
@@ -160,24 +193,38 @@ impl EnforcementTask {
     fn install(&mut self, policy: EncodedPolicy, source: Source) -> Result<Applied, EnforceError> {
         let state = Arc::clone(&self.state);
         let store = PolicyStore::new(&state);
-        let staged = source == Source::Controller && log_disk_trouble(store.stage(&policy));
+        let comes = source == Source::Controller;
+        let before = comes.then(|| self.before(&policy)).flatten();
+        let staged = comes && log_disk_trouble(store.stage(&policy));
         let now = self.clock.timestamp();
         let live = self
             .enforcer
             .apply(policy.policy(), policy.digest(), &self.local, now)?;
-        let on_disk = source == Source::Disk || (staged && log_disk_trouble(store.promote()));
+        let source = match &before {
+            _ if !staged => source,
+            Some(_) if log_disk_trouble(store.try_out()) => Source::Trial,
+            None if log_disk_trouble(store.promote()) => Source::Disk,
+            _ => source,
+        };
         let applied = Applied {
             digest: policy.digest(),
             revision: policy.policy().revision,
             generation: live.generation,
         };
-        let source = if on_disk { Source::Disk } else { source };
         let last_end = exceptions::last_end(policy.policy(), now);
+        if comes {
+            self.forget_rolled_back(policy.policy());
+        }
         self.current = Some(Current {
             policy,
             source,
             last_end,
         });
+        match before {
+            Some(before) => self.begin_trial(before, applied.digest),
+            None if comes => drop(self.end_trial()),
+            None => {}
+        }
         let known = (source != Source::Own).then(|| applied.clone());
         self.facts.send_modify(|facts| facts.applied = known);
         Ok(applied)
@@ -193,6 +240,7 @@ impl EnforcementTask {
         loop {
             let end = self.until_next_end();
             let learning = self.warm_start.as_ref().map(WarmStart::left);
+            let rollback = self.until_rollback();
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
                 () = sleep(learning.unwrap_or_default()), if learning.is_some() => {
@@ -204,6 +252,9 @@ impl EnforcementTask {
                 _ = look.tick() => block_in_place(|| self.look_after()),
                 () = sleep(end.unwrap_or_default()), if end.is_some() => {
                     block_in_place(|| self.look_after());
+                }
+                () = sleep(rollback.unwrap_or_default()), if rollback.is_some() => {
+                    block_in_place(|| self.roll_back());
                 }
                 command = self.commands.recv() => match command {
                     Some(command) => block_in_place(|| self.obey(command)),
@@ -231,13 +282,11 @@ impl EnforcementTask {
         // Whoever asked may be gone by now: then nobody hears the answer, which is fine.
         match command {
             Command::Apply { policy, answer } => {
-                let revision = policy.policy().revision;
-                let result = self.install(*policy, Source::Controller).map_err(|error| {
-                    let reason = with_causes(&error);
-                    error!(%revision, %reason, "a policy was refused; the old one stays");
-                    reason
-                });
-                let _ = answer.send(result);
+                let _ = answer.send(self.take(*policy));
+            }
+            Command::Reached { digest, answer } => {
+                self.reached(digest);
+                let _ = answer.send(());
             }
             Command::SetControllers { addresses, answer } => {
                 self.set_controllers(addresses);
@@ -252,6 +301,22 @@ impl EnforcementTask {
                 let _ = answer.send(());
             }
         }
+    }
+
+    /// Takes a policy that the controller sends, or says why not.
+    fn take(&mut self, policy: EncodedPolicy) -> Result<Applied, String> {
+        let revision = policy.policy().revision;
+        let rolled_back = self.rolled_back.as_ref();
+        let result = match rolled_back.filter(|barred| barred.bars(policy.policy())) {
+            Some(barred) => Err(barred.reason()),
+            None => self
+                .install(policy, Source::Controller)
+                .map_err(|error| with_causes(&error)),
+        };
+        if let Err(reason) = &result {
+            error!(%revision, %reason, "a policy was refused; the old one stays");
+        }
+        result
     }
 
     fn set_controllers(&mut self, addresses: Vec<SocketAddr>) {

@@ -126,6 +126,8 @@ pub struct Enforcer {
     /// What the maps hold; `None` when that is not known, and is to be read before the next plan.
     observed: Option<Observed>,
     rule_book: RuleBook,
+    /// Events that an agent of another version left unread.
+    left_in_ring: u64,
     /// Interfaces that were complained about, so as to do so once.
     unfit: Vec<(String, Unfit)>,
 }
@@ -142,14 +144,14 @@ impl Enforcer {
     fn open_with(options: EnforcerOptions, hooking: Hooking) -> Result<Self, EnforceError> {
         let programs = Programs::load(&options.pin_dir, options.flows, hooking)?;
         let maps = Maps::open(&options.pin_dir)?;
-        let observed = Some(maps.observe()?);
         let rule_book = RuleBook::default();
         Ok(Self {
             options,
             programs,
             maps,
-            observed,
+            observed: None,
             rule_book,
+            left_in_ring: 0,
             unfit: Vec::new(),
         })
     }
@@ -175,6 +177,37 @@ impl Enforcer {
     /// The flip was not made: nothing changed for any packet. What fails after the flip is logged;
     /// the next plan cleans up.
     pub fn apply(
+        &mut self,
+        policy: &HostPolicy,
+        digest: [u8; 32],
+        local: &LocalTiers,
+        now: Timestamp,
+    ) -> Result<Live, EnforceError> {
+        let live = self.fill(policy, digest, local, now)?;
+        self.take_over()?;
+        Ok(live)
+    }
+
+    /// Takes the place of an agent of another version, with tables that are live. What its ring still
+    /// holds is of its own layout: it is counted and lost.
+    fn take_over(&mut self) -> Result<(), KernelError> {
+        let Some(predecessor) = self.programs.predecessor() else {
+            return Ok(());
+        };
+        let mut left = predecessor.events()?;
+        self.programs.take_over(&all_interfaces()?)?;
+        let lost = left.count();
+        self.left_in_ring += lost;
+        if lost > 0 {
+            tracing::warn!(
+                lost,
+                "denials that the other version had not read yet are lost, and counted"
+            );
+        }
+        Ok(())
+    }
+
+    fn fill(
         &mut self,
         policy: &HostPolicy,
         digest: [u8; 32],
@@ -210,7 +243,7 @@ impl Enforcer {
         let classes = policy::classify(&merged)?;
         let observed = match &self.observed {
             Some(observed) => observed.clone(),
-            None => self.maps.observe()?,
+            None => self.observe()?,
         };
         let operations = plan(&observed, &lower(&merged, &classes), &stamp)?;
         let next = crate::plan::following(observed.generation);
@@ -252,6 +285,24 @@ impl Enforcer {
         })
     }
 
+    /// What the maps hold. A first generation in them follows that of the predecessor, by which the
+    /// flows were judged that are carried over.
+    fn observe(&self) -> Result<Observed, KernelError> {
+        let mut observed = self.maps.observe()?;
+        if observed.generation == 0
+            && let Some(predecessor) = self.programs.predecessor()
+        {
+            observed.generation = predecessor.generation();
+        }
+        Ok(observed)
+    }
+
+    /// Whether an agent of another version left tables that are enforced as long as ours are not.
+    #[must_use]
+    pub fn has_predecessor(&self) -> bool {
+        self.programs.predecessor().is_some()
+    }
+
     /// Attaches to the interfaces that shall be policed and are not; their names.
     ///
     /// # Errors
@@ -278,6 +329,11 @@ impl Enforcer {
             }
         }
         self.unfit = unfit;
+        if self.maps.live()?.is_none() {
+            // Tables that hold nothing yet would drop everything.
+            return Ok(Vec::new());
+        }
+        self.take_over()?;
         self.programs.forget_dead_links();
         let mut attached = Vec::new();
         for interface in policed {
@@ -325,7 +381,9 @@ impl Enforcer {
     /// # Errors
     /// [`EnforceError::Kernel`].
     pub fn counters(&self) -> Result<Counters, EnforceError> {
-        Ok(counters_of(self.maps.reasons()?))
+        let mut counters = counters_of(self.maps.reasons()?);
+        counters.events_lost += self.left_in_ring;
+        Ok(counters)
     }
 
     /// Removes everything: enforcement ends. The interfaces that it ended on; `None` when there was

@@ -150,7 +150,7 @@ async fn exchange(
     let request = KeyRequest::generate().map_err(EnrolError::Key)?;
     let channel = proto::client::channel_without_certificate(&[address.to_owned()], &ca_pem).await;
     let channel = channel.map_err(|error| match error {
-        ChannelError::Unreachable(reasons) => EnrolError::Unreachable(reasons),
+        ChannelError::Unreachable { failures, .. } => EnrolError::Unreachable(failures),
         ChannelError::NoAddress => EnrolError::Unreachable(vec![error.to_string()]),
     })?;
     let mut call = Request::new(EnrollRequest {

@@ -14,7 +14,7 @@ use aya::{
     programs::{ProgramError, SchedClassifier},
 };
 
-use crate::interfaces::Interface;
+use crate::{fail, interfaces::Interface};
 
 mod attach;
 mod clsact;
@@ -23,6 +23,7 @@ mod events;
 mod link;
 mod maps;
 mod netlink;
+mod predecessor;
 mod requirements;
 mod shape;
 #[cfg(test)]
@@ -32,6 +33,9 @@ pub use attach::{Attachment, Hooking};
 pub use error::KernelError;
 pub use events::Events;
 pub use maps::Maps;
+pub use predecessor::Predecessor;
+#[cfg(test)]
+pub use predecessor::flow_layout;
 
 /// The object that the build script made of the `agent-ebpf` crate.
 const OBJECT: &[u8] = aya::include_bytes_aligned!(env!("BULKHEAD_EBPF_OBJECT"));
@@ -64,6 +68,8 @@ pub struct Programs {
     ebpf: Ebpf,
     pin_dir: PathBuf,
     hooking: Hooking,
+    /// What an agent of another version left, until its hooks are ours.
+    predecessor: Option<Predecessor>,
 }
 
 impl Programs {
@@ -75,6 +81,15 @@ impl Programs {
         requirements::check(bpffs_of(pin_dir))?;
         requirements::lift_memory_limit();
         attach::make_directory(pin_dir)?;
+        let predecessor = Predecessor::find(pin_dir)?;
+        if let Some(predecessor) = &predecessor {
+            let carried = predecessor.share_flows(pin_dir)?;
+            tracing::info!(
+                from = predecessor.name(),
+                carried,
+                "an agent of another version enforces: its place is taken once the policy is in the kernel"
+            );
+        }
         let flows = shape::check(OBJECT, pin_dir, flows)?;
         let mut ebpf = make_maps(pin_dir, flows, VerifierLogLevel::DISABLE)?;
         for hook in &HOOKS {
@@ -98,7 +113,49 @@ impl Programs {
             ebpf,
             pin_dir: pin_dir.to_owned(),
             hooking,
+            predecessor,
         })
+    }
+
+    /// What an agent of another version left, and still enforces.
+    #[must_use]
+    pub fn predecessor(&self) -> Option<&Predecessor> {
+        self.predecessor.as_ref()
+    }
+
+    /// Takes the place of what an agent of another version left. To be called once our own tables are
+    /// live.
+    ///
+    /// # Errors
+    /// As [`Predecessor::take_over`]; another call does the rest.
+    pub fn take_over(&mut self, interfaces: &[Interface]) -> Result<(), KernelError> {
+        let Some(predecessor) = self.predecessor.take() else {
+            return Ok(());
+        };
+        match predecessor.take_over(self, interfaces) {
+            Ok(interfaces) => {
+                tracing::info!(
+                    from = predecessor.name(),
+                    ?interfaces,
+                    "the place of the other version is taken, and its pins are removed"
+                );
+                Ok(())
+            }
+            Err(error) => {
+                self.predecessor = Some(predecessor);
+                Err(error)
+            }
+        }
+    }
+
+    fn program(&self, hook: &Hook) -> Result<&SchedClassifier, KernelError> {
+        let finding = || format!("finding {}", hook.program);
+        let missing = || ProgramError::IOError(io::ErrorKind::NotFound.into());
+        let program = self.ebpf.program(hook.program);
+        program
+            .ok_or_else(missing)
+            .and_then(TryInto::try_into)
+            .map_err(|error| KernelError::bpf(finding(), error))
     }
 
     /// Puts both programs on an interface; where an older agent's stand, they are replaced in one
@@ -107,11 +164,10 @@ impl Programs {
     /// # Errors
     /// [`KernelError::Io`], [`KernelError::NotPermitted`], and [`KernelError::Interface`] when
     /// another's filter is in the way.
-    pub fn attach(&mut self, interface: &Interface) -> Result<Attachment, KernelError> {
+    pub fn attach(&self, interface: &Interface) -> Result<Attachment, KernelError> {
         let mut attachment = Attachment::Standing;
         for hook in &HOOKS {
-            let program = program(&mut self.ebpf, hook)
-                .map_err(|error| KernelError::bpf(format!("finding {}", hook.program), error))?;
+            let program = self.program(hook)?;
             let made = self
                 .hooking
                 .attach(program, interface, hook, &self.pin_dir)?;
@@ -172,10 +228,29 @@ pub fn has_pins(pin_dir: &Path) -> Result<bool, KernelError> {
 /// # Errors
 /// [`KernelError::Io`]: some of it may be gone already; another call does the rest.
 pub fn detach(pin_dir: &Path, interfaces: &[Interface]) -> Result<(), KernelError> {
+    // What other versions left enforces as well.
+    for pin_dir in predecessor::siblings(pin_dir)? {
+        attach::detach(&pin_dir, interfaces)?;
+        remove_pins(&pin_dir)?;
+    }
     attach::detach(pin_dir, interfaces)?;
-    for pin in entries(pin_dir)? {
-        fs::remove_file(&pin)
-            .map_err(|error| KernelError::io(format!("removing {}", pin.display()), error))?;
+    remove_pins(pin_dir)
+}
+
+/// Removes a pin directory of which no link is needed any more. GENERATION goes first: without it the rest
+/// is not taken for tables that are live.
+fn remove_pins(pin_dir: &Path) -> Result<(), KernelError> {
+    let generation = pin_dir.join("GENERATION");
+    let mut pins = entries(pin_dir)?;
+    pins.sort_by_key(|pin| *pin != generation);
+    for pin in pins {
+        fail::step("removing a pin")?;
+        if pin.is_dir() {
+            remove_directory(&pin)?;
+        } else {
+            fs::remove_file(&pin)
+                .map_err(|error| KernelError::io(format!("removing {}", pin.display()), error))?;
+        }
     }
     remove_directory(pin_dir)
 }

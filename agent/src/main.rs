@@ -14,6 +14,7 @@ mod enforcer;
 mod enrol;
 mod error;
 mod exceptions;
+mod fail;
 mod interfaces;
 mod kernel;
 mod local_tiers;

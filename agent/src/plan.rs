@@ -142,6 +142,24 @@ pub enum Operation {
     Settle,
 }
 
+impl Operation {
+    /// What it does, in words.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::SetPeerClass { .. } => "setting the class of a peer",
+            Self::InsertPeer { .. } => "inserting a peer",
+            Self::RemovePeer { .. } => "removing a peer",
+            Self::WritePage { .. } => "writing a page of ports",
+            Self::WriteCell { .. } => "writing a cell",
+            Self::WriteSettings(_) => "writing the settings",
+            Self::ZeroRuleCounters { .. } => "zeroing counters",
+            Self::Flip { .. } => "flipping",
+            Self::Settle => "settling",
+        }
+    }
+}
+
 /// A plan that cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {needed} needed, the kernel maps hold {limit}")]

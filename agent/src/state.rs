@@ -3,6 +3,7 @@
 pub mod controllers;
 pub mod identity;
 pub mod policy_store;
+pub mod rolled_back;
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -10,6 +11,8 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
+
+use crate::fail;
 
 /// The state directory; at most one process holds it locked.
 #[derive(Debug)]
@@ -112,7 +115,23 @@ impl StateDir {
     /// When it cannot be written; the old content then stays.
     pub fn replace(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
         let path = self.file(name);
+        fail::step("writing a file").map_err(io_error("write", &path))?;
         replace_file(&path, content).map_err(io_error("write", &path))
+    }
+
+    /// Removes a file; one that is not there is as good.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn remove(&self, name: &str) -> Result<(), StateError> {
+        let path = self.file(name);
+        fail::step("removing a file").map_err(io_error("remove", &path))?;
+        match fs::remove_file(&path).and_then(|()| sync_parent(&path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Gives a file another name, over the file that had it.
@@ -121,6 +140,7 @@ impl StateDir {
     /// When the file system refuses; both files then stay.
     pub fn rename(&self, from: &str, to: &str) -> Result<(), StateError> {
         let (from, to) = (self.file(from), self.file(to));
+        fail::step("renaming a file").map_err(io_error("rename", &from))?;
         fs::rename(&from, &to)
             .and_then(|()| sync_parent(&to))
             .map_err(io_error("rename", &from))

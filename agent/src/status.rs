@@ -11,7 +11,10 @@ use crate::{
     enforcer::{Enforcer, Inspection},
     error::AgentError,
     spool,
-    state::{StateDir, StateError, identity::HostIdentity, policy_store::PolicyStore},
+    state::{
+        StateDir, StateError, identity::HostIdentity, policy_store::PolicyStore,
+        rolled_back::RolledBack,
+    },
 };
 
 /// Everything that can be known without the controller and without a running agent.
@@ -29,6 +32,8 @@ pub struct Status {
     revision: Option<Revision>,
     /// Of the policy that a reboot would bring.
     last_good_revision: Option<Revision>,
+    /// What the host went back from because it lost its controller, in words.
+    rolled_back: Option<String>,
     packets_denied: u64,
     events_lost: u64,
     /// The datapath's own counters, those above 0.
@@ -48,7 +53,7 @@ impl Status {
         let validity = identity
             .as_ref()
             .and_then(|identity| identity.validity().ok());
-        let good = PolicyStore::new(&state).good()?;
+        let good = PolicyStore::new(&state).next_boot()?;
         let inspection = Enforcer::inspect(&config.pin_dir())?;
         let spool_bytes = spool_size(&state.file("spool"))?;
         let (live, interfaces, counters) = match inspection {
@@ -69,6 +74,7 @@ impl Status {
             generation: live.map(|live| live.generation),
             revision: live.map(|live| live.revision),
             last_good_revision: good.map(|good| good.policy().revision),
+            rolled_back: RolledBack::load(&state)?.map(|rolled_back| rolled_back.reason()),
             packets_denied: counters
                 .as_ref()
                 .map_or(0, |counters| counters.packets_denied),
@@ -129,6 +135,9 @@ impl fmt::Display for Status {
             (None, Some(good)) => format!("none ({good} is on disk, for the next run)"),
         };
         row("revision", revision)?;
+        if let Some(reason) = &self.rolled_back {
+            row("last policy", reason.clone())?;
+        }
         row("packets denied", self.packets_denied.to_string())?;
         row("events lost", self.events_lost.to_string())?;
         if !self.reasons.is_empty() {

@@ -1,6 +1,6 @@
 //! Reaching a controller whose CA is known.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, io, time::Duration};
 
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
@@ -23,8 +23,13 @@ pub enum ChannelError {
     #[error("no controller address is configured")]
     NoAddress,
     /// Each address was tried.
-    #[error("no controller can be reached: {}", .0.join("; "))]
-    Unreachable(Vec<String>),
+    #[error("no controller can be reached: {}", failures.join("; "))]
+    Unreachable {
+        /// What came of each.
+        failures: Vec<String>,
+        /// One of them said that nobody listens: the way there is open, and the controller is down.
+        refused: bool,
+    },
 }
 
 /// Connects to the first of `addresses` (`host:port`) that answers and that `ca_pem` vouches for,
@@ -89,13 +94,17 @@ async fn connect(
         tls = tls.identity(identity);
     }
     let mut failures = Vec::new();
+    let mut refused = false;
     for address in addresses {
         match connect_to(address, tls.clone()).await {
             Ok(channel) => return Ok(channel),
-            Err(error) => failures.push(format!("{address}: {}", causes(&error))),
+            Err(error) => {
+                refused |= is_refused(&error);
+                failures.push(format!("{address}: {}", causes(&error)));
+            }
         }
     }
-    Err(ChannelError::Unreachable(failures))
+    Err(ChannelError::Unreachable { failures, refused })
 }
 
 async fn connect_to(
@@ -111,6 +120,19 @@ async fn connect_to(
         .keep_alive_while_idle(true)
         .connect()
         .await
+}
+
+fn is_refused(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(error) = cause.downcast_ref::<io::Error>()
+            && error.kind() == io::ErrorKind::ConnectionRefused
+        {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// An error and what caused it, in one line: tonic's own text is only "transport error".

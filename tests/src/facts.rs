@@ -19,6 +19,8 @@ pub struct HostStatus {
     pub in_sync: bool,
     /// The revision that it enforces.
     pub applied_revision: u64,
+    /// Why it does not enforce the newest.
+    pub refusal: Option<String>,
     /// Whether it is in quarantine.
     pub quarantined: bool,
     /// Denial events lost on the way.

@@ -24,6 +24,7 @@ mod network;
 mod operator;
 mod probe;
 mod programs;
+mod relay;
 mod servers;
 mod sweep;
 mod traffic;
@@ -43,6 +44,7 @@ pub use self::{
     operator::{Answer, Following, Operator},
     probe::{Expected, Flow, Outcome, Service, allowed, denied},
     programs::Programs,
+    relay::Relay,
     servers::Servers,
     traffic::{BusyConnection, Hammer, HammerReport, IdleConnection, Lockstep, Tap},
     wait::{LONG, wait_for, wait_until},

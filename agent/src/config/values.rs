@@ -81,6 +81,11 @@ impl OtherEthertypes {
     }
 }
 
+/// A number of seconds, 0 to 3,600.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Seconds(u32);
+
 impl ControllerAddress {
     /// The name or address; an IPv6 address stands without brackets.
     #[must_use]
@@ -331,6 +336,8 @@ impl Default for WarmStart {
     }
 }
 
+ranged!(Seconds, 0..=3600, "{} seconds are too long");
+
 impl Percent {
     /// One in a hundred.
     pub const ONE: Self = Self(1);
@@ -361,4 +368,9 @@ impl FlowSlots {
     pub const LEAST_OF_MEMORY: Self = Self(1 << 15);
     /// The most that a part of the memory makes.
     pub const MOST_OF_MEMORY: Self = Self(1 << 20);
+}
+
+impl Seconds {
+    /// 30.
+    pub const HALF_A_MINUTE: Self = Self(30);
 }

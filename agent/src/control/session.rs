@@ -7,14 +7,14 @@ use proto::{
     client::ChannelError,
     convert::address_to_bytes,
     v1::{
-        AddressClaim, AgentMessage, ControllerMessage, DenialBatch, Heartbeat, Hello, PolicyAck,
-        PolicyNack, PolicyUpdate, agent_message, controller_message,
+        AckHeard, AddressClaim, AgentMessage, ControllerMessage, DenialBatch, Heartbeat, Hello,
+        PolicyAck, PolicyNack, PolicyUpdate, agent_message, controller_message,
     },
 };
 use tokio::{
     sync::{mpsc, watch},
     task::block_in_place,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, transport::Channel};
@@ -25,7 +25,7 @@ use crate::{
     enrol::EnrolError,
     error::with_causes,
     spool::{Batch, shared::SharedSpool},
-    state::policy_store::EncodedPolicy,
+    state::{policy_store::EncodedPolicy, rolled_back::RolledBack},
     systemd,
 };
 
@@ -53,6 +53,9 @@ pub enum SessionError {
     /// The controller accepted the connection and then said nothing.
     #[error("the controller did not open the stream within {} s", PATIENCE.as_secs())]
     Silent,
+    /// The controller did not answer an ack: with the new policy in force it may be out of reach.
+    #[error("the controller did not answer with the new policy in force")]
+    Unheard,
     /// This host's certificate is too old to show.
     #[error("the host's certificate has expired; give it a new token (`bulkhead token create`)")]
     Expired(#[source] EnrolError),
@@ -75,6 +78,12 @@ pub struct Session {
     kept: u64,
     /// The spool may have more to send.
     more: bool,
+    /// How long the answer to an ack may take; none: for ever.
+    patience: Option<Duration>,
+    /// When it must have come.
+    unheard_at: Option<Instant>,
+    /// What was rolled back, as far as the controller was told.
+    told: Option<RolledBack>,
 }
 
 struct Applying {
@@ -85,7 +94,11 @@ struct Applying {
 
 impl Session {
     /// A stream that is about to be opened.
-    pub fn new(enforcement: Enforcement, spool: SharedSpool) -> Self {
+    pub fn new(
+        enforcement: Enforcement,
+        spool: SharedSpool,
+        rollback_after: Option<Duration>,
+    ) -> Self {
         let facts = enforcement.facts();
         Self {
             enforcement,
@@ -96,6 +109,10 @@ impl Session {
             sent: 0,
             kept: 0,
             more: true,
+            // The rest of the time is for new connections.
+            patience: rollback_after.map(|after| after / 3),
+            unheard_at: None,
+            told: None,
         }
     }
 
@@ -129,6 +146,7 @@ impl Session {
 
         let mut spooled = self.spool.watch();
         self.spool.with(|spool| spool.rewind());
+        self.tell_rollback(&outgoing).await?;
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -147,12 +165,14 @@ impl Session {
                 changed = self.facts.changed() => {
                     changed.map_err(|_| Gone)?;
                     let addresses = self.facts.borrow_and_update().addresses.clone();
+                    self.tell_rollback(&outgoing).await?;
                     if addresses != claimed {
                         let claim = claim(&addresses);
                         claimed = addresses;
                         send(&outgoing, agent_message::Message::Addresses(claim)).await?;
                     }
                 }
+                () = until(self.unheard_at) => return Err(SessionError::Unheard),
                 _ = spooled.changed() => self.more = true,
                 // Room in the queue first: a controller that takes its time with denials must
                 // not keep this loop from its policies.
@@ -189,6 +209,12 @@ impl Session {
             Some(controller_message::Message::DenialsKept(kept)) => {
                 self.kept = self.kept.max(kept.sequence.min(self.sent));
                 self.spool.with(|spool| spool.keep(kept.sequence));
+            }
+            Some(controller_message::Message::AckHeard(AckHeard { digest })) => {
+                if let Ok(digest) = digest.try_into() {
+                    self.enforcement.reached(digest).await?;
+                }
+                self.unheard_at = None;
             }
             // A controller of a later version may say more.
             None => warn!("a message of an unknown kind came; update the agent"),
@@ -244,6 +270,10 @@ impl Session {
             Ok(applied) => {
                 systemd::status(&format!("enforcing revision {revision}"));
                 let generation = applied.generation;
+                // An older controller answers nothing; where nothing is on trial, nothing hangs on it.
+                let on_trial = self.facts.borrow().trial.is_some();
+                let patience = self.patience.filter(|_| on_trial);
+                self.unheard_at = patience.map(|patience| Instant::now() + patience);
                 agent_message::Message::Ack(PolicyAck {
                     digest,
                     revision,
@@ -261,6 +291,40 @@ impl Session {
             Some(update) => self.begin(update, outgoing).await,
             None => Ok(()),
         }
+    }
+
+    /// Tells the controller of a policy that was rolled back, and what is enforced in its place.
+    async fn tell_rollback(
+        &mut self,
+        outgoing: &mpsc::Sender<AgentMessage>,
+    ) -> Result<(), SessionError> {
+        let Facts {
+            applied,
+            rolled_back,
+            ..
+        } = self.facts.borrow().clone();
+        if self.told == rolled_back {
+            return Ok(());
+        }
+        self.told.clone_from(&rolled_back);
+        let Some(rolled_back) = rolled_back else {
+            return Ok(());
+        };
+        self.unheard_at = None;
+        if let Some(applied) = applied {
+            let ack = PolicyAck {
+                digest: applied.digest.into(),
+                revision: applied.revision.0,
+                generation: applied.generation,
+            };
+            send(outgoing, agent_message::Message::Ack(ack)).await?;
+        }
+        let nack = PolicyNack {
+            digest: rolled_back.digest.into(),
+            revision: rolled_back.revision.0,
+            reason: rolled_back.reason(),
+        };
+        send(outgoing, agent_message::Message::Nack(nack)).await
     }
 
     fn heartbeat(&self) -> Heartbeat {
@@ -292,6 +356,14 @@ async fn answer_of(applying: &mut Option<Applying>) -> Result<Answer, Gone> {
             revision,
             result,
         }),
+        None => pending().await,
+    }
+}
+
+/// Waits for a moment; for ever where there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
         None => pending().await,
     }
 }

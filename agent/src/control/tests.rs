@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use policy::{HostPolicy, Revision};
 use proto::v1::{
-    DenialBatch, DenialsKept, Hello, PolicyAck, PolicyNack, PolicyUpdate, agent_message::Message,
-    controller_message,
+    AckHeard, DenialBatch, DenialsKept, Hello, PolicyAck, PolicyNack, PolicyUpdate,
+    agent_message::Message, controller_message,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -19,7 +19,7 @@ use crate::{
     config::{ControllerAddress, ControllerList},
     enforcement::{Applied, Command, Facts, bootstrap_policy},
     spool::{Spool, tests::denial},
-    state::policy_store::EncodedPolicy,
+    state::{policy_store::EncodedPolicy, rolled_back::RolledBack},
     testing::{LONG, TestController, TestStream},
 };
 
@@ -46,8 +46,11 @@ impl Agent {
         let spool = SharedSpool::new(spool);
         let (facts, facts_receiver) = watch::channel(Facts::default());
         let (enforcement, commands) = Enforcement::new(facts_receiver);
-        let config: Config =
-            toml::from_str(&format!("controllers = ['{}']", controller.address)).unwrap();
+        let config = format!(
+            "controllers = ['{}']\nrollback_after = 3",
+            controller.address
+        );
+        let config: Config = toml::from_str(&config).unwrap();
         let control = Control {
             config: config.into(),
             state,
@@ -157,6 +160,12 @@ impl TestStream {
             Some(Message::Ack(ack)) => ack,
             other => panic!("{other:?} in place of an ack"),
         }
+    }
+
+    async fn hear(&self, ack: PolicyAck) {
+        let heard = AckHeard { digest: ack.digest };
+        self.send(controller_message::Message::AckHeard(heard))
+            .await;
     }
 
     async fn nack(&mut self) -> PolicyNack {
@@ -278,6 +287,120 @@ async fn a_policy_that_cannot_be_enforced_is_refused_with_the_reason() {
         (nack.revision, nack.reason.as_str()),
         (9, "the policy does not fit")
     );
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_to_an_ack_proves_the_way_and_without_it_another_connection_does() {
+    let (mut controller, mut agent, mut stream) = Agent::connected().await;
+    let reached = async |agent: &mut Agent| match agent.command().await {
+        Command::Reached { digest, answer } => {
+            answer.send(()).unwrap();
+            digest
+        }
+        other => panic!("{other:?} in place of a proof"),
+    };
+    stream.send_policy(update(7)).await;
+    let (received, answer) = agent.apply().await;
+    let digest = received.digest();
+    agent.facts.send_modify(|facts| facts.trial = Some(digest));
+    answer.send(Ok(applied(&received, 3))).unwrap();
+    let ack = stream.ack().await;
+    stream.hear(ack).await;
+    assert_eq!(reached(&mut agent).await, digest);
+
+    // Nothing is on trial: nothing hangs on the answer.
+    agent.facts.send_modify(|facts| facts.trial = None);
+    stream.send_policy(update(8)).await;
+    let (received, answer) = agent.apply().await;
+    answer.send(Ok(applied(&received, 4))).unwrap();
+    stream.ack().await;
+
+    stream.send_policy(update(9)).await;
+    let (received, answer) = agent.apply().await;
+    let digest = received.digest();
+    agent.facts.send_modify(|facts| facts.trial = Some(digest));
+    answer.send(Ok(applied(&received, 5))).unwrap();
+    stream.ack().await;
+    assert_eq!(stream.next().await, None, "a stream without an answer ends");
+    agent.let_it_connect().await;
+    assert_eq!(reached(&mut agent).await, digest, "by a new connection");
+    drop(controller.streams.try_recv());
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_is_down_proves_the_way_and_silence_does_not() {
+    let controller = TestController::start(0).await;
+    // A port that nobody listens at: the kernel says so.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = closed.local_addr().unwrap();
+    drop(closed);
+    let refused = Agent::start(&TestController {
+        address,
+        ..controller
+    });
+    prove(refused, true).await;
+
+    let controller = TestController::start(0).await;
+    // The kernel accepts, and nobody says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let unheard = Agent::start(&TestController {
+        address,
+        ..controller
+    });
+    prove(unheard, false).await;
+}
+
+/// Whether an attempt to connect proves the way to the controller.
+async fn prove(mut agent: Agent, proof: bool) {
+    agent.facts.send_modify(|facts| facts.trial = Some([7; 32]));
+    agent.let_it_connect().await;
+    match agent.command().await {
+        Command::Reached { digest, .. } if proof => assert_eq!(digest, [7; 32]),
+        // The next attempt.
+        Command::SetControllers { .. } if !proof => {}
+        other => panic!("{other:?} after an attempt"),
+    }
+    drop(agent.commands);
+    agent.cancel.cancel();
+    let _ = timeout(LONG, agent.task).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_rolled_back_is_told_on_the_next_contact_and_on_a_live_stream() {
+    let rolled_back = RolledBack {
+        revision: Revision(9),
+        digest: policy(9).digest(),
+        after_seconds: 30,
+        at: jiff::Timestamp::UNIX_EPOCH,
+    };
+    let tell = |agent: &Agent| {
+        let enforced = applied(&policy(5), 6);
+        let rolled_back = rolled_back.clone();
+        agent.facts.send_modify(|facts| {
+            facts.applied = Some(enforced);
+            facts.rolled_back = Some(rolled_back);
+        });
+    };
+    let hear = async |stream: &mut TestStream| {
+        let ack = stream.ack().await;
+        assert_eq!((ack.revision, ack.generation), (5, 6));
+        let nack = stream.nack().await;
+        assert_eq!(
+            (nack.revision, &nack.digest[..]),
+            (9, &rolled_back.digest[..])
+        );
+        assert!(nack.reason.contains("30 s"), "{}", nack.reason);
+    };
+    let (mut controller, mut agent, mut stream) = Agent::connected().await;
+    tell(&agent);
+    hear(&mut stream).await;
+    drop(stream);
+    let (mut stream, hello) = agent.connect(&mut controller).await;
+    assert_eq!(hello.applied_digest, policy(5).digest());
+    hear(&mut stream).await;
     agent.stop().await;
 }
 

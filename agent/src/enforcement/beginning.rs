@@ -11,7 +11,10 @@ use tracing::{error, info, warn};
 use super::Source;
 use crate::{
     error::with_causes,
-    state::policy_store::{EncodedPolicy, PolicyStore, Recovered},
+    state::{
+        policy_store::{EncodedPolicy, PolicyStore, Recovered},
+        rolled_back::RolledBack,
+    },
 };
 
 /// What a host enforces that has never had a policy: everything is allowed, and says so.
@@ -48,31 +51,74 @@ fn own_policy(action: Action, rule: &str) -> HostPolicy {
     }
 }
 
-/// The policies to try, the first that the kernel takes being enforced; none: what the kernel
-/// enforces stays. `live` names that.
+/// What a start does.
+pub(super) struct Beginning {
+    /// The policies to try, the first that the kernel takes being enforced; none: what the kernel
+    /// enforces stays.
+    pub policies: Vec<(EncodedPolicy, Source)>,
+    /// What a policy on trial would go back to.
+    pub before: Option<(EncodedPolicy, Source)>,
+}
+
+impl From<Vec<(EncodedPolicy, Source)>> for Beginning {
+    fn from(policies: Vec<(EncodedPolicy, Source)>) -> Self {
+        let before = None;
+        Self { policies, before }
+    }
+}
+
+/// Chooses what to enforce. `live` names what the kernel enforces; `rolled_back` is what the host went
+/// back from.
 pub(super) fn choose(
     store: PolicyStore<'_>,
     live: Option<Sha256Digest>,
-) -> Vec<(EncodedPolicy, Source)> {
+    rolled_back: Option<&RolledBack>,
+) -> Beginning {
     let bootstrap = EncodedPolicy::encode(bootstrap_policy());
     let closed = EncodedPolicy::encode(closed_policy());
     let was_closed = live == Some(closed.digest());
     // A policy of the agent's own says nothing of what the host was given.
     let given = live.filter(|live| ![bootstrap.digest(), closed.digest()].contains(live));
     match store.recover(given) {
+        Ok(Recovered::Trial(policy, good)) => {
+            let before = match good {
+                Some(good) => (good, Source::Disk),
+                None => (bootstrap, Source::Own),
+            };
+            let is_barred = rolled_back.is_some_and(|barred| barred.digest == policy.digest());
+            if is_barred {
+                // The agent was ended on its way back.
+                warn!(
+                    "the host goes on to the policy before the one that it could not reach its controller with"
+                );
+                return vec![before, (closed, Source::Own)].into();
+            }
+            let policies = match given {
+                Some(_) => vec![(policy, Source::Trial)],
+                None => vec![
+                    (policy, Source::Trial),
+                    before.clone(),
+                    (closed, Source::Own),
+                ],
+            };
+            Beginning {
+                policies,
+                before: Some(before),
+            }
+        }
         // The kernel enforces it: there is nothing to fall back to.
-        Ok(Recovered::Good(policy)) if given.is_some() => vec![(policy, Source::Disk)],
-        Ok(Recovered::Good(policy)) => vec![(policy, Source::Disk), (closed, Source::Own)],
+        Ok(Recovered::Good(policy)) if given.is_some() => vec![(policy, Source::Disk)].into(),
+        Ok(Recovered::Good(policy)) => vec![(policy, Source::Disk), (closed, Source::Own)].into(),
         Ok(Recovered::Nothing) if given.is_some() => {
             warn!(
                 "what the kernel enforces stays; its policy is not on disk, so the controller has to send it"
             );
-            Vec::new()
+            Vec::new().into()
         }
-        Ok(Recovered::Nothing) if was_closed => vec![(closed, Source::Own)],
+        Ok(Recovered::Nothing) if was_closed => vec![(closed, Source::Own)].into(),
         Ok(Recovered::Nothing) => {
             info!("there is no policy yet: everything is allowed until the controller sends one");
-            vec![(bootstrap, Source::Own)]
+            vec![(bootstrap, Source::Own)].into()
         }
         Ok(Recovered::Candidate(policy, damage)) => {
             // As if it came now: it is not the good one before the kernel enforces it.
@@ -88,22 +134,38 @@ pub(super) fn choose(
                     vec![candidate, (closed, Source::Own)]
                 }
             }
+            .into()
         }
         Err(damage) if given.is_some() => {
             error!(
                 error = %with_causes(&damage),
                 "the last good policy cannot be used; what the kernel enforces stays until the controller sends the policy"
             );
-            Vec::new()
+            Vec::new().into()
         }
         Err(damage) => {
             error!(
                 error = %with_causes(&damage),
                 "the policy of this host is lost: all but the way to the controllers and the failsafe is denied until the controller sends the policy"
             );
-            vec![(closed, Source::Own)]
+            vec![(closed, Source::Own)].into()
         }
     }
+}
+
+/// Of the policies to try, the one that an agent of another version enforces; none where that is not on
+/// disk. The predecessor's layout is not ours, so the disk alone can tell.
+pub(super) fn beside_predecessor(
+    policies: Vec<(EncodedPolicy, Source)>,
+) -> Vec<(EncodedPolicy, Source)> {
+    let first = policies.into_iter().next();
+    let known = first.filter(|(_, source)| matches!(source, Source::Disk | Source::Trial));
+    if known.is_none() {
+        warn!(
+            "what an agent of another version enforces stays; its policy is not on disk, so the controller has to send it"
+        );
+    }
+    known.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -148,8 +210,9 @@ mod tests {
 
         fn choice(&self, live: Option<HostPolicy>) -> Vec<HostPolicy> {
             let live = live.map(|live| EncodedPolicy::encode(live).digest());
-            let choice = choose(self.store(), live);
+            let choice = choose(self.store(), live, None);
             choice
+                .policies
                 .into_iter()
                 .map(|(policy, _)| policy.policy().clone())
                 .collect()
@@ -182,7 +245,7 @@ mod tests {
         for live in [None, Some(bootstrap_policy()), Some(closed_policy())] {
             let live = live.map(|live| EncodedPolicy::encode(live).digest());
             let disk = Disk::damaged();
-            let choice = choose(disk.store(), live);
+            let choice = choose(disk.store(), live, None).policies;
             let [(policy, Source::Own)] = &choice[..] else {
                 panic!("{} policies in place of the closed one", choice.len())
             };

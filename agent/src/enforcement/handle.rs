@@ -6,7 +6,7 @@ use policy::Revision;
 use proto::Sha256Digest;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::state::policy_store::EncodedPolicy;
+use crate::state::{policy_store::EncodedPolicy, rolled_back::RolledBack};
 
 /// Commands that wait; each sender waits for its answer, so there are never many.
 const QUEUE: usize = 8;
@@ -27,6 +27,10 @@ pub struct Applied {
 pub struct Facts {
     /// None while the kernel enforces what the controller has to send again.
     pub applied: Option<Applied>,
+    /// The policy in force, while the controller was not reached with it.
+    pub trial: Option<Sha256Digest>,
+    /// What the host went back from, and takes no more.
+    pub rolled_back: Option<RolledBack>,
     /// Global addresses of the policed interfaces.
     pub addresses: Vec<IpAddr>,
     /// Since the maps were made.
@@ -65,6 +69,13 @@ pub enum Command {
         /// Sorted.
         addresses: Vec<SocketAddr>,
         /// Hears when it is done.
+        answer: oneshot::Sender<()>,
+    },
+    /// The controller was reached while this policy was in force.
+    Reached {
+        /// Names the policy.
+        digest: Sha256Digest,
+        /// Hears when it is noted.
         answer: oneshot::Sender<()>,
     },
     /// Bring what may be known up to date.
@@ -108,6 +119,14 @@ impl Enforcement {
     pub async fn set_controllers(&self, addresses: Vec<SocketAddr>) -> Result<(), Gone> {
         self.ask(|answer| Command::SetControllers { addresses, answer })
             .await
+    }
+
+    /// Says that the controller was reached while this policy was in force; returns when it is noted.
+    ///
+    /// # Errors
+    /// When the task has ended.
+    pub async fn reached(&self, digest: Sha256Digest) -> Result<(), Gone> {
+        self.ask(|answer| Command::Reached { digest, answer }).await
     }
 
     /// Returns when the task has shown that it works.

@@ -11,25 +11,33 @@ use policy::{Action, HostPolicy, Origin, Rule, Tier};
 use super::{beginning::closed_policy, *};
 use crate::enforcer::tests::Bpffs;
 
+mod crashes;
+
 /// When the exception ends, in milliseconds since the Unix epoch.
 const END: u64 = 1_800_000_000_000;
 
 /// A host with a policy on disk: an exception lets everything in, and nothing else does.
-struct Host {
-    bpffs: Bpffs,
-    state: Arc<StateDir>,
+pub struct Host {
+    pub bpffs: Bpffs,
+    pub state: Arc<StateDir>,
     /// What its clock shows, in milliseconds.
     clock: Arc<AtomicU64>,
     _directory: tempfile::TempDir,
 }
 
 impl Host {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let state = StateDir::open(directory.path()).unwrap();
-        let store = PolicyStore::new(&state);
+    pub fn new() -> Self {
+        let host = Self::bare();
+        let store = PolicyStore::new(&host.state);
         store.stage(&with_exception()).unwrap();
         store.promote().unwrap();
+        host
+    }
+
+    /// One that never had a policy.
+    pub fn bare() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
         Self {
             bpffs: Bpffs::new(),
             state: state.into(),
@@ -39,13 +47,21 @@ impl Host {
     }
 
     fn start(&self) -> EnforcementTask {
+        self.start_with(None)
+    }
+
+    /// As the agent's start, with this setting of `rollback_after`; nobody else reaches the task.
+    pub fn start_with(&self, rollback_after: Option<Duration>) -> EnforcementTask {
+        self.started(rollback_after).task
+    }
+
+    /// As [`Host::start_with`], with all that a start brings.
+    pub fn started(&self, rollback_after: Option<Duration>) -> Started {
         let clock = Arc::clone(&self.clock);
         let clock = Clock::new(move || Duration::from_millis(clock.load(Ordering::Relaxed)));
         let local = LocalTiers::default();
         let state = Arc::clone(&self.state);
-        EnforcementTask::start(self.bpffs.enforcer(), state, local, clock)
-            .unwrap()
-            .task
+        EnforcementTask::start(self.bpffs.enforcer(), state, local, clock, rollback_after).unwrap()
     }
 
     fn set_clock(&self, milliseconds: u64) {

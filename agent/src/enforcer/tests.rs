@@ -7,7 +7,11 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-use datapath::{Direction, Verdict, decide, memory::MemoryTables};
+use datapath::{
+    Direction, Verdict, decide,
+    layout::{EventLimits, Timeouts},
+    memory::MemoryTables,
+};
 use etherparse::PacketBuilder;
 use policy::{
     Action, Effect, Mode, PortKey, ProtocolSlot, Revision,
@@ -26,9 +30,13 @@ use crate::plan::{memory, tests::policies};
 mod attaching;
 mod flips;
 mod frames;
+pub mod wire;
 
 /// Before every end: all rules are in force.
 const DAWN: Timestamp = Timestamp(0);
+
+/// Both ways of hooking programs into interfaces.
+pub const HOOKINGS: [Hooking; 2] = [Hooking::Tcx, Hooking::Clsact];
 
 /// A BPF file system of the test's own.
 pub struct Bpffs(tempfile::TempDir);
@@ -47,12 +55,21 @@ impl Bpffs {
         Self(directory)
     }
 
-    fn pin_dir(&self) -> PathBuf {
+    pub fn pin_dir(&self) -> PathBuf {
         self.0.path().join("bulkhead").join("v1")
     }
 
     pub fn enforcer(&self) -> Enforcer {
         Enforcer::open(self.options()).unwrap()
+    }
+
+    /// One that polices an interface.
+    pub fn enforcer_on(&self, hooking: Hooking, interface: &str) -> Result<Enforcer, EnforceError> {
+        let options = EnforcerOptions {
+            interfaces: vec![interface.to_owned()],
+            ..self.options()
+        };
+        Enforcer::open_with(options, hooking)
     }
 
     fn options(&self) -> EnforcerOptions {
@@ -230,6 +247,9 @@ fn in_memory(merged: &HostPolicy) -> MemoryTables {
         local: 0,
         report_interval: REPORT_INTERVAL,
         other_ether_types: 0,
+        timeouts: Timeouts::DEFAULT,
+        limits: EventLimits::DEFAULT,
+        learn: false,
     };
     let mut tables = MemoryTables::default();
     for operation in plan(&Observed::default(), &lower(merged, &classes), &stamp).unwrap() {

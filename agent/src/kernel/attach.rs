@@ -3,24 +3,28 @@
 
 use std::{
     fs, io,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
 };
 
 use aya::programs::SchedClassifier;
 
 use crate::{
+    fail,
     interfaces::Interface,
     kernel::{
         HOOKS, Hook, KernelError,
         clsact::{self, Refusal, Slot},
         link::Link,
+        predecessor::flow_layout,
         requirements,
     },
 };
 
 /// The directory of link pins, in that of all pins.
-const LINKS: &str = "links";
+pub const LINKS: &str = "links";
+/// What a pin's name ends with until it takes that of the one before. A BPF file system takes no dots.
+pub const ON_ITS_WAY: &str = "-new";
 
 /// How programs are hooked into interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,10 +84,7 @@ fn attach_link(
 ) -> Result<Attachment, KernelError> {
     let doing = || format!("attaching {} to {}", hook.program, interface.name);
     let failed = |error| KernelError::syscall(doing(), error);
-    let descriptor = program
-        .fd()
-        .map_err(|error| KernelError::bpf(doing(), error))?
-        .as_fd();
+    let descriptor = descriptor(program, hook)?;
     let standing = Link::open(pin).map_err(failed)?;
     if let Some(link) = standing {
         let state = link.state().map_err(failed)?;
@@ -92,6 +93,7 @@ fn attach_link(
             if state.program == id(program, hook)? {
                 return Ok(Attachment::Standing);
             }
+            fail::step("updating a link")?;
             match link.update(descriptor) {
                 Ok(()) => return Ok(Attachment::Made),
                 // This alone says that the link is dead.
@@ -104,13 +106,14 @@ fn attach_link(
             "the pinned link is dead: attaching anew"
         );
     }
+    fail::step("making a link")?;
     let link = match Link::create(descriptor, interface.index, hook.point) {
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(Attachment::Gone),
         result => result.map_err(failed)?,
     };
-    // The new link runs before the old pin goes. A BPF file system takes no dots in names.
+    // The new link runs before the old pin goes.
     let mut temporary = pin.as_os_str().to_owned();
-    temporary.push("-new");
+    temporary.push(ON_ITS_WAY);
     let temporary = PathBuf::from(temporary);
     let pinning =
         |error| KernelError::syscall(format!("pinning a link at {}", pin.display()), error);
@@ -118,7 +121,9 @@ fn attach_link(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(pinning(error)),
         _ => {}
     }
+    fail::step("pinning a link")?;
     link.pin(&temporary).map_err(pinning)?;
+    fail::step("naming the pin of a link")?;
     fs::rename(&temporary, pin).map_err(|error| {
         // The kernel attaches a program only once: what is left behind would be in our own way.
         let _ = fs::remove_file(&temporary);
@@ -143,10 +148,21 @@ fn attach_filter(
     {
         return Ok(Attachment::Standing);
     }
-    let descriptor = program
-        .fd()
-        .map_err(|error| KernelError::bpf(doing(), error))?
-        .as_fd();
+    replace_filter(program, interface, hook)
+}
+
+/// Puts a program into the slot of our filter, in one step where an older one stands there.
+///
+/// # Errors
+/// As [`Hooking::attach`].
+pub fn replace_filter(
+    program: &SchedClassifier,
+    interface: &Interface,
+    hook: &Hook,
+) -> Result<Attachment, KernelError> {
+    let doing = || format!("attaching {} to {}", hook.program, interface.name);
+    let descriptor = descriptor(program, hook)?;
+    fail::step("putting a filter in its slot")?;
     let problem = match clsact::attach(descriptor, interface.index, hook.parent, hook.program) {
         Ok(()) => return Ok(Attachment::Made),
         Err(Refusal::Io(error)) if error.raw_os_error() == Some(libc::ENODEV) => {
@@ -169,22 +185,36 @@ fn attach_filter(
     })
 }
 
+/// What the kernel calls mean a loaded program by.
+pub fn descriptor<'a>(
+    program: &'a SchedClassifier,
+    hook: &Hook,
+) -> Result<BorrowedFd<'a>, KernelError> {
+    let descriptor = program
+        .fd()
+        .map_err(|error| KernelError::bpf(format!("finding the loaded {}", hook.program), error))?;
+    Ok(descriptor.as_fd())
+}
+
 /// The kernel's number of a loaded program.
-fn id(program: &SchedClassifier, hook: &Hook) -> Result<u32, KernelError> {
+pub fn id(program: &SchedClassifier, hook: &Hook) -> Result<u32, KernelError> {
     program
         .info()
         .map(|info| info.id())
         .map_err(|error| KernelError::bpf(format!("reading the number of {}", hook.program), error))
 }
 
-/// Makes the directory of link pins.
+/// Makes the directory of link pins, and the one that names the layout of the flow tables.
 ///
 /// # Errors
 /// [`KernelError::Io`].
 pub fn make_directory(pin_dir: &Path) -> Result<(), KernelError> {
-    let links = pin_dir.join(LINKS);
-    fs::create_dir_all(&links)
-        .map_err(|error| KernelError::io(format!("creating {}", links.display()), error))
+    for directory in [LINKS, &flow_layout()] {
+        let directory = pin_dir.join(directory);
+        fs::create_dir_all(&directory)
+            .map_err(|error| KernelError::io(format!("creating {}", directory.display()), error))?;
+    }
+    Ok(())
 }
 
 /// Removes the pins of links that are dead, because their interfaces are gone. A link of an interface

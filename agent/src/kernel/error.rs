@@ -109,6 +109,13 @@ pub enum KernelError {
     },
 }
 
+/// Of a step that a test fails; all others say what they were doing.
+impl From<io::Error> for KernelError {
+    fn from(source: io::Error) -> Self {
+        Self::syscall("taking a step", source)
+    }
+}
+
 impl KernelError {
     /// Wraps a failed BPF operation; finds out whether rights or the whole of BPF were missing.
     pub fn bpf(doing: impl Into<String>, source: impl Error + Send + Sync + 'static) -> Self {

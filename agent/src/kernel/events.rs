@@ -39,6 +39,15 @@ impl Events {
         }
     }
 
+    /// Takes all that is in the ring, of whatever layout: how many events there were.
+    pub fn count(&mut self) -> u64 {
+        let mut events = 0;
+        while self.0.next().is_some() {
+            events += 1;
+        }
+        events
+    }
+
     /// Takes the oldest event; one of another size is of another version, and is left out.
     pub fn take(&mut self) -> Option<Event> {
         loop {

@@ -94,14 +94,8 @@ impl Link {
     /// # Errors
     /// As `bpf(2)` reports.
     pub fn open(pin: &Path) -> io::Result<Option<Self>> {
-        let path = path(pin)?;
-        let attributes = Obj {
-            pathname: path.as_ptr() as u64,
-            bpf_fd: 0,
-            file_flags: 0,
-        };
-        match bpf(BPF_OBJ_GET, &attributes) {
-            Ok(raw) => Ok(Some(Self(owned(raw)))),
+        match get(pin) {
+            Ok(object) => Ok(Some(Self(object))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -112,13 +106,7 @@ impl Link {
     /// # Errors
     /// As `bpf(2)` reports.
     pub fn pin(&self, pin: &Path) -> io::Result<()> {
-        let path = path(pin)?;
-        let attributes = Obj {
-            pathname: path.as_ptr() as u64,
-            bpf_fd: number(self.0.as_fd())?,
-            file_flags: 0,
-        };
-        bpf(BPF_OBJ_PIN, &attributes).map(drop)
+        self::pin(self.0.as_fd(), pin)
     }
 
     /// Puts another program in its place in one step.
@@ -155,6 +143,34 @@ impl Link {
         let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
         state(&text)
     }
+}
+
+/// Pins a pinned object, of whatever kind, at a second place.
+///
+/// # Errors
+/// As `bpf(2)` reports.
+pub fn pin_again(from: &Path, to: &Path) -> io::Result<()> {
+    pin(get(from)?.as_fd(), to)
+}
+
+fn get(pin: &Path) -> io::Result<OwnedFd> {
+    let path = path(pin)?;
+    let attributes = Obj {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
+    bpf(BPF_OBJ_GET, &attributes).map(owned)
+}
+
+fn pin(object: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
+    let path = path(pin)?;
+    let attributes = Obj {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: number(object)?,
+        file_flags: 0,
+    };
+    bpf(BPF_OBJ_PIN, &attributes).map(drop)
 }
 
 fn state(fdinfo: &str) -> io::Result<LinkState> {

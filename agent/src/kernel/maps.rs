@@ -19,6 +19,7 @@ use datapath::{
 use ipnet::IpNet;
 
 use crate::{
+    fail,
     kernel::KernelError,
     plan::{Observed, Operation},
 };
@@ -168,6 +169,7 @@ impl Maps {
     /// # Errors
     /// As [`Maps::open`], and [`KernelError::ReadBack`].
     pub fn execute(&mut self, operation: &Operation) -> Result<(), KernelError> {
+        fail::step(operation.name())?;
         match operation {
             Operation::SetPeerClass {
                 generation,

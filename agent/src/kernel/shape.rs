@@ -8,7 +8,8 @@ use aya_obj::Object;
 
 use crate::kernel::{KernelError, exists, raw_fd};
 
-const FLOW_TABLES: [&str; 2] = ["FLOWS_V4", "FLOWS_V6"];
+/// What remembers flows.
+pub const FLOW_TABLES: [&str; 2] = ["FLOWS_V4", "FLOWS_V6"];
 
 /// What makes two maps interchangeable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,6 +34,12 @@ pub fn in_own_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     })
 }
 
+/// Moves the calling thread into a network namespace of its own.
+pub fn enter_new_namespace() {
+    // SAFETY: only this thread is moved, and it takes no file descriptors along.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+}
+
 impl Programs {
     /// Judges one frame as a hook would, without a device: what `BPF_PROG_TEST_RUN` is for.
     pub fn test_run(

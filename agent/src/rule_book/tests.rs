@@ -79,7 +79,9 @@ fn event(kind: u8, generation: u32, ruling: Ruling) -> Event {
         direction: datapath::Direction::Ingress.number(),
         reason: Reason::Policy as u8,
         kind,
-        padding: [0; 7],
+        staged_allows: 0,
+        padding: [0; 2],
+        lost: 0,
     }
 }
 

@@ -1,9 +1,10 @@
 //! The last good policy on disk, exact across a crash at any moment.
 //!
-//! A policy is written as `candidate` before the kernel gets it and takes the name `good` after the
-//! kernel enforces it. A crash in between is settled on the next start by asking the kernel which
-//! policy is live. So a policy that does not work is never the good one, and a restart never
-//! brings an older policy back.
+//! A policy is written as `candidate` before the kernel gets it. Once the kernel enforces it, it takes
+//! the name `trial`, until it has shown that it leaves the way to the controller open; then `good`. The
+//! good one stays beside it that long, to go back to. A crash in between is settled on the next start
+//! by asking the kernel which policy is live. So a policy that does not work is never the good one,
+//! and a restart never brings an older policy back.
 
 use policy::HostPolicy;
 use proto::{DecodeError, Sha256Digest};
@@ -12,6 +13,7 @@ use super::{StateDir, StateError};
 use crate::error::with_causes;
 
 const GOOD: &str = "policy.good";
+const TRIAL: &str = "policy.trial";
 const CANDIDATE: &str = "policy.candidate";
 const MAGIC: &[u8] = b"bulkhead policy 1\n";
 
@@ -29,13 +31,15 @@ pub struct EncodedPolicy {
 pub enum Recovered {
     /// The last good policy.
     Good(EncodedPolicy),
+    /// One that is enforced and on trial, and the good one before it; none where there never was one.
+    Trial(EncodedPolicy, Option<EncodedPolicy>),
     /// The one that was about to be enforced, and why the last good one cannot be, where it is there.
     Candidate(EncodedPolicy, Option<StateError>),
     /// No policy.
     Nothing,
 }
 
-/// The two files.
+/// The three files.
 #[derive(Clone, Copy, Debug)]
 pub struct PolicyStore<'a> {
     state: &'a StateDir,
@@ -101,34 +105,56 @@ impl<'a> PolicyStore<'a> {
     }
 
     /// The policy that a start takes up. Where the kernel enforces one, `live` names it, and it is
-    /// that one, or none where it is not on disk. Otherwise it is the last good one, or where that one
-    /// is not there or cannot be used, the candidate.
+    /// that one, or none where it is not on disk. Otherwise it is the one on trial, or the last good one, or
+    /// where that one is not there or cannot be used, the candidate.
     ///
     /// # Errors
     /// When there is no other than one that is damaged or cannot be read, or a file cannot be renamed.
     pub fn recover(&self, live: Option<Sha256Digest>) -> Result<Recovered, StateError> {
+        // One that cannot be used is as good as none: the one before it is there.
+        let trial = self.read(TRIAL).ok().flatten();
         let candidate = self.read(CANDIDATE);
         let Some(live) = live else {
-            return match (self.good(), candidate) {
-                (Ok(Some(good)), _) => Ok(Recovered::Good(good)),
-                (Ok(None), Ok(Some(candidate))) => Ok(Recovered::Candidate(candidate, None)),
-                (Err(damage), Ok(Some(candidate))) => {
+            return match (self.good(), trial, candidate) {
+                (Ok(good), Some(trial), _) => Ok(Recovered::Trial(trial, good)),
+                (Ok(Some(good)), None, _) => Ok(Recovered::Good(good)),
+                (Ok(None), None, Ok(Some(candidate))) => Ok(Recovered::Candidate(candidate, None)),
+                (Err(_), Some(trial), _) => {
+                    self.confirm()?;
+                    Ok(Recovered::Good(trial))
+                }
+                (Err(damage), None, Ok(Some(candidate))) => {
                     Ok(Recovered::Candidate(candidate, Some(damage)))
                 }
-                (Ok(None), Ok(None)) => Ok(Recovered::Nothing),
+                (Ok(None), None, Ok(None)) => Ok(Recovered::Nothing),
                 // A file that is there and cannot be used is not a policy that never was.
-                (Err(damage), _) | (Ok(None), Err(damage)) => Err(damage),
+                (Err(damage), None, _) | (Ok(None), None, Err(damage)) => Err(damage),
             };
         };
-        // Only a candidate that the kernel took is good. One that was never taken, or that a crash
-        // cut short, is left for the next one to overwrite.
-        if let Ok(Some(candidate)) = candidate
-            && candidate.digest == live
+        let is_live = |policy: &EncodedPolicy| policy.digest == live;
+        if let Ok(Some(good)) = self.good()
+            && is_live(&good)
         {
-            self.promote()?;
+            return Ok(Recovered::Good(good));
         }
-        let good = self.good()?.filter(|good| good.digest == live);
-        Ok(good.map_or(Recovered::Nothing, Recovered::Good))
+        // Only a candidate that the kernel took was enforced. One that was never taken, or that a crash
+        // cut short, is left for the next one to overwrite.
+        let trial = match candidate.ok().flatten().filter(is_live) {
+            Some(candidate) => {
+                self.try_out()?;
+                Some(candidate)
+            }
+            None => trial.filter(is_live),
+        };
+        match (trial, self.good()) {
+            (Some(trial), Ok(good)) => Ok(Recovered::Trial(trial, good)),
+            // There is nothing to go back to.
+            (Some(trial), Err(_)) => {
+                self.confirm()?;
+                Ok(Recovered::Good(trial))
+            }
+            (None, good) => good.map(|_| Recovered::Nothing),
+        }
     }
 
     /// The last good policy as its file stands.
@@ -137,6 +163,17 @@ impl<'a> PolicyStore<'a> {
     /// When the file is damaged or cannot be read.
     pub fn good(&self) -> Result<Option<EncodedPolicy>, StateError> {
         self.read(GOOD)
+    }
+
+    /// The policy that a reboot would bring: the one on trial, or the last good one.
+    ///
+    /// # Errors
+    /// As [`PolicyStore::good`].
+    pub fn next_boot(&self) -> Result<Option<EncodedPolicy>, StateError> {
+        match self.read(TRIAL) {
+            Ok(Some(trial)) => Ok(Some(trial)),
+            _ => self.good(),
+        }
     }
 
     /// Writes a policy that the kernel is about to get.
@@ -148,12 +185,37 @@ impl<'a> PolicyStore<'a> {
         self.state.replace(CANDIDATE, &policy.to_file())
     }
 
-    /// Makes the candidate, which the kernel now enforces, the last good policy.
+    /// Makes the candidate, which the kernel now enforces, the one on trial.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub fn try_out(&self) -> Result<(), StateError> {
+        self.state.rename(CANDIDATE, TRIAL)
+    }
+
+    /// Makes the policy on trial the last good one.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub fn confirm(&self) -> Result<(), StateError> {
+        self.state.rename(TRIAL, GOOD)
+    }
+
+    /// Makes the candidate, which the kernel now enforces, the last good policy, without a trial.
     ///
     /// # Errors
     /// When it cannot be renamed.
     pub fn promote(&self) -> Result<(), StateError> {
-        self.state.rename(CANDIDATE, GOOD)
+        self.state.rename(CANDIDATE, GOOD)?;
+        self.end_trial()
+    }
+
+    /// Forgets the policy on trial: the kernel enforces another.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn end_trial(&self) -> Result<(), StateError> {
+        self.state.remove(TRIAL)
     }
 
     fn read(&self, name: &str) -> Result<Option<EncodedPolicy>, StateError> {
@@ -184,6 +246,7 @@ mod tests {
         match recovered {
             Recovered::Good(policy) => Some(policy),
             Recovered::Nothing => None,
+            Recovered::Trial(..) => panic!("a trial in place of the good policy"),
             Recovered::Candidate(..) => panic!("the candidate in place of the good policy"),
         }
     }
@@ -222,23 +285,52 @@ mod tests {
         assert_eq!(policy_of(store.recover(None).unwrap()), Some(good));
     }
 
+    /// The policy on trial and the one to go back to.
+    fn trial_of(recovered: Recovered) -> (EncodedPolicy, Option<EncodedPolicy>) {
+        match recovered {
+            Recovered::Trial(policy, before) => (policy, before),
+            other => panic!("{other:?} in place of a trial"),
+        }
+    }
+
     #[test]
-    fn a_crash_after_the_kernel_took_a_policy_keeps_the_new_one() {
+    fn a_crash_after_the_kernel_took_a_policy_keeps_the_new_one_and_the_one_before() {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::open(directory.path()).unwrap();
         let store = PolicyStore::new(&state);
-        store_with_good(&state, 1);
+        let good = store_with_good(&state, 1);
         let newer = policy(2);
         store.stage(&newer).unwrap();
-        assert_eq!(
-            policy_of(store.recover(Some(newer.digest)).unwrap()),
-            Some(newer.clone())
-        );
-        assert_eq!(
-            policy_of(store.recover(None).unwrap()),
-            Some(newer),
-            "it stays the good one"
-        );
+        let on_trial = (newer.clone(), Some(good.clone()));
+        let live = Some(newer.digest);
+        assert_eq!(trial_of(store.recover(live).unwrap()), on_trial);
+        // Also after a reboot, when the kernel enforces nothing.
+        for live in [live, None] {
+            assert_eq!(trial_of(store.recover(live).unwrap()), on_trial);
+        }
+        // The agent went back, and was ended before it could say so.
+        let went_back = store.recover(Some(good.digest)).unwrap();
+        assert_eq!(policy_of(went_back), Some(good));
+        store.confirm().unwrap();
+        for live in [live, None] {
+            assert_eq!(policy_of(store.recover(live).unwrap()), Some(newer.clone()));
+        }
+    }
+
+    #[test]
+    fn a_trial_outlives_the_next_candidate_and_ends_with_a_promotion() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        let store = PolicyStore::new(&state);
+        let good = store_with_good(&state, 1);
+        let tried = policy(2);
+        store.stage(&tried).unwrap();
+        store.try_out().unwrap();
+        store.stage(&policy(3)).unwrap();
+        let recovered = store.recover(Some(tried.digest)).unwrap();
+        assert_eq!(trial_of(recovered), (tried, Some(good)));
+        store.promote().unwrap();
+        assert_eq!(policy_of(store.recover(None).unwrap()), Some(policy(3)));
     }
 
     #[test]

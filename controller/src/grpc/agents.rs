@@ -146,7 +146,11 @@ impl Service {
     async fn hear(&self, host: HostId, message: Up) -> Result<Option<Down>> {
         match message {
             Up::Hello(_) => return Err(Status::invalid_argument("hello was said before")),
-            Up::Ack(ack) => self.controller.acknowledged(host, &ack).await?,
+            Up::Ack(ack) => {
+                self.controller.acknowledged(host, &ack).await?;
+                let digest = ack.digest;
+                return Ok(Some(Down::AckHeard(v1::AckHeard { digest })));
+            }
             Up::Nack(nack) => self.controller.refused(host, nack).await?,
             Up::Addresses(addresses) => {
                 self.controller

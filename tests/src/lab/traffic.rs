@@ -9,6 +9,7 @@ use crate::{
     network::Family,
     operator::Answer,
     probe::{self, Expected, Flow, Outcome, Service},
+    relay::Relay,
     servers::Servers,
     traffic::{BusyConnection, Hammer, IdleConnection, Lockstep, Nail, Tap},
 };
@@ -137,6 +138,14 @@ impl Lab {
     pub fn idle(&self, from: &str, to: &str, port: u16, family: Family) -> Result<IdleConnection> {
         let address = SocketAddr::new(self.address(to, family)?, port);
         IdleConnection::open(self.namespace(from)?, self.namespace(to)?, address)
+    }
+
+    /// Starts a relay on a host's loopback: what comes to it leaves the host for this address.
+    ///
+    /// # Errors
+    /// When there is no port to be had.
+    pub fn relay(&self, host: &str, to: SocketAddr) -> Result<Relay> {
+        Relay::start(self.namespace(host)?, to)
     }
 
     /// Counts the packets of a connection at the interface of a host.

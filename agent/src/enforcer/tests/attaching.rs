@@ -5,12 +5,10 @@ use std::{
     process::Command,
 };
 
-use super::{Bpffs, *};
+use super::*;
 use crate::kernel::testing::{in_own_namespace, kill_link, link_pins, slot_is_foreign};
 
-const HOOKINGS: [Hooking; 2] = [Hooking::Tcx, Hooking::Clsact];
-
-fn ip(arguments: &str) {
+pub fn ip(arguments: &str) {
     let status = Command::new("ip")
         .args(arguments.split_whitespace())
         .status()

@@ -167,6 +167,9 @@ fn tables_of_an_agent_that_lowered_otherwise_are_written_anew() {
         local: local.fingerprint(),
         report_interval: REPORT_INTERVAL,
         other_ether_types: 0,
+        timeouts: Timeouts::DEFAULT,
+        limits: EventLimits::DEFAULT,
+        learn: false,
     };
     for operation in plan(&Observed::default(), &lower(&merged, &classes), &stamp).unwrap() {
         enforcer.maps.execute(&operation).unwrap();
