@@ -115,6 +115,7 @@ async fn start(preflight: Preflight) -> Result<Tasks, AgentError> {
             .map(String::from)
             .collect(),
         flows: config.maps.flows.number(),
+        hooking: config.hooking,
     };
     let enforcer = block_in_place(|| Enforcer::open(options))?;
     let mut controllers = Controllers::load(&config.controllers, &state);

@@ -13,7 +13,9 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use self::values::{ControllerAddress, ControllerList, FlowSlots, InterfaceName, Port};
+pub use self::values::{
+    ControllerAddress, ControllerList, FlowSlots, HookingChoice, InterfaceName, Port,
+};
 
 /// Overrides `token_file`.
 const TOKEN_FILE_VARIABLE: &str = "BULKHEAD_TOKEN_FILE";
@@ -37,6 +39,9 @@ pub struct Config {
     /// and is no bridge.
     #[serde(default)]
     pub interfaces: Vec<InterfaceName>,
+    /// How the programs are hooked into interfaces.
+    #[serde(default)]
+    pub hooking: HookingChoice,
     /// Where the BPF file system is mounted.
     #[serde(default = "defaults::bpffs")]
     pub bpffs: PathBuf,

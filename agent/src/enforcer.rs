@@ -9,6 +9,7 @@ use datapath::{Reason, layout::Counter};
 use policy::{HostPolicy, Timestamp, classify::TooLarge};
 
 use crate::{
+    config::HookingChoice,
     denial_reader::DenialReader,
     error::with_causes,
     exceptions,
@@ -32,6 +33,8 @@ pub struct EnforcerOptions {
     pub interfaces: Vec<String>,
     /// Flows of each address family that the kernel remembers.
     pub flows: u32,
+    /// How to hook into interfaces.
+    pub hooking: HookingChoice,
 }
 
 /// The interfaces that could not be taken, each with its reason.
@@ -124,10 +127,7 @@ impl Enforcer {
     /// # Errors
     /// What the host lacks.
     pub fn open(options: EnforcerOptions) -> Result<Self, EnforceError> {
-        Self::open_with(options, Hooking::of_kernel())
-    }
-
-    fn open_with(options: EnforcerOptions, hooking: Hooking) -> Result<Self, EnforceError> {
+        let hooking = Hooking::choose(options.hooking)?;
         let programs = Programs::load(&options.pin_dir, options.flows, hooking)?;
         let maps = Maps::open(&options.pin_dir)?;
         let observed = Some(maps.observe()?);

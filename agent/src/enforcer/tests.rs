@@ -59,6 +59,7 @@ impl Bpffs {
             pin_dir: self.pin_dir(),
             interfaces: vec!["no-such-interface".into()],
             flows: 1024,
+            hooking: HookingChoice::Automatic,
         }
     }
 }
@@ -376,6 +377,7 @@ fn a_directory_that_is_no_bpf_file_system_is_refused_with_what_to_do() {
         pin_dir: directory.path().join("bulkhead").join("v1"),
         interfaces: Vec::new(),
         flows: 1024,
+        hooking: HookingChoice::Automatic,
     };
     let error = Enforcer::open(options).err().unwrap();
     assert_eq!(error.exit_code(), 69);
