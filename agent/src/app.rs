@@ -116,6 +116,7 @@ async fn start(preflight: Preflight) -> Result<Tasks, AgentError> {
             .collect(),
         flows: config.flow_slots(),
         behaviour: config.behaviour(),
+        hooking: config.hooking,
     };
     let enforcer = block_in_place(|| Enforcer::open(options))?;
     let mut controllers = Controllers::load(&config.controllers, &state);

@@ -18,7 +18,10 @@ use serde::{Deserialize, Serialize};
 use self::values::WarmStart;
 pub use self::{
     flows::{Behaviour, Events, Maps, Timeouts},
-    values::{ControllerAddress, ControllerList, InterfaceName, OtherEthertypes, Port, Seconds},
+    values::{
+        ControllerAddress, ControllerList, HookingChoice, InterfaceName, OtherEthertypes, Port,
+        Seconds,
+    },
 };
 
 /// Overrides `token_file`.
@@ -46,6 +49,9 @@ pub struct Config {
     /// What becomes of packets that are neither IP nor ARP.
     #[serde(default)]
     pub other_ethertypes: OtherEthertypes,
+    /// How the programs are hooked into interfaces.
+    #[serde(default)]
+    pub hooking: HookingChoice,
     /// Where the BPF file system is mounted.
     #[serde(default = "defaults::bpffs")]
     pub bpffs: PathBuf,

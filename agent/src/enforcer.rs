@@ -11,7 +11,7 @@ use datapath::{Reason, layout::Counter};
 use policy::{HostPolicy, Revision, Timestamp, classify::TooLarge};
 
 use crate::{
-    config::Behaviour,
+    config::{Behaviour, HookingChoice},
     denial_reader::DenialReader,
     error::with_causes,
     exceptions,
@@ -37,6 +37,8 @@ pub struct EnforcerOptions {
     pub flows: u32,
     /// What the programs do beside what policy says.
     pub behaviour: Behaviour,
+    /// How to hook into interfaces.
+    pub hooking: HookingChoice,
 }
 
 /// The interfaces that could not be taken, each with its reason.
@@ -138,10 +140,7 @@ impl Enforcer {
     /// # Errors
     /// What the host lacks.
     pub fn open(options: EnforcerOptions) -> Result<Self, EnforceError> {
-        Self::open_with(options, Hooking::of_kernel())
-    }
-
-    fn open_with(options: EnforcerOptions, hooking: Hooking) -> Result<Self, EnforceError> {
+        let hooking = Hooking::choose(options.hooking)?;
         let programs = Programs::load(&options.pin_dir, options.flows, hooking)?;
         let maps = Maps::open(&options.pin_dir)?;
         let rule_book = RuleBook::default();

@@ -6,6 +6,7 @@ mod bench;
 mod check;
 mod command;
 mod fuzz;
+mod kernels;
 mod setup;
 
 use std::{
@@ -48,7 +49,8 @@ enum Verb {
     },
     /// Set up, build, and run every test (as root)
     Test {
-        /// For the test programs: names to filter by, `--nocapture`, ...
+        /// `kernels` alone: what depends on the kernel, on each that is tested. Otherwise for the test
+        /// programs: names to filter by, `--nocapture`, ...
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -117,6 +119,9 @@ fn test(arguments: &[OsString]) -> Result<()> {
     setup::ensure(Purpose::Test)?;
     // The end to end tests run the programs, which `cargo test` alone does not build.
     command::run(cargo().arg("build"))?;
+    if arguments == [kernels::TEST] {
+        return kernels::run_on_all();
+    }
     command::run(
         cargo()
             .arg("test")
@@ -127,6 +132,7 @@ fn test(arguments: &[OsString]) -> Result<()> {
     // With names to filter by, only those are asked for.
     if arguments.is_empty() {
         fuzz::Fuzz::in_tests().run()?;
+        kernels::run_on_debians()?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{command, root};
+use crate::{command, kernels, root};
 
 /// Built against LLVM 22, as the pinned rustc is: it reads the bitcode that rustc writes.
 const BPF_LINKER: &str = "0.13.0";
@@ -74,6 +74,15 @@ const TO_RUN: &[Package] = &[
 const TO_TEST: &[Package] = &[
     package("systemd", Probe::Program("systemd-analyze")),
     package("nmap", Probe::Program("nmap")),
+    package("qemu-system-x86", Probe::Program("qemu-system-x86_64")),
+    package("busybox-static", Probe::Program("busybox")),
+    package("binutils", Probe::Program("strip")),
+    package("cpio", Probe::Program("cpio")),
+    package("xz-utils", Probe::Program("xz")),
+    package(
+        "debian-archive-keyring",
+        Probe::File(kernels::DEBIAN_KEYRING),
+    ),
 ];
 
 const TO_VALIDATE: &[Package] = &[package(
@@ -117,6 +126,9 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
         let title = format!("setup {number}/{steps_in_all}: {}", step.title);
         let log = root().join("target/setup").join(step.log);
         command::run_logged(&title, &log, &mut step.commands).or_else(explain)?;
+    }
+    if matches!(purpose, Purpose::Test | Purpose::Everything) {
+        kernels::fetch_missing()?;
     }
     Ok(())
 }
@@ -213,7 +225,8 @@ impl Probe {
     }
 }
 
-fn find_program(name: &str) -> Option<PathBuf> {
+/// Where a program is that somebody may run, or root alone.
+pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Administration tools are not in every user's PATH.
     let more = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);

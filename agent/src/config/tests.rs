@@ -37,6 +37,7 @@ fn the_controllers_alone_are_a_complete_configuration() {
     assert_eq!(config.token_file, None);
     assert!(config.interfaces.is_empty());
     assert_eq!(config.other_ethertypes, OtherEthertypes::Drop);
+    assert_eq!(config.hooking, HookingChoice::Automatic);
 }
 
 #[test]
@@ -46,6 +47,7 @@ fn the_effective_configuration_reads_back_as_the_same() {
          token_file = '/run/token'\n\
          interfaces = ['eth0']\n\
          other_ethertypes = 'pass'\n\
+         hooking = 'clsact'\n\
          [failsafe]\n\
          subnets = ['10.9.0.0/24', 'fd00:9::/64']\n\
          tcp_ports = [22, 2222]\n\
@@ -84,6 +86,11 @@ fn a_mistake_is_shown_with_its_line_and_what_to_write() {
             "controllers = ['a']\ninterfaces = ['eth0', 'a/b']",
             2,
             "ip link",
+        ),
+        (
+            "controllers = ['a']\nhooking = 'xdp'",
+            2,
+            "`automatic`, `tcx`, `clsact`",
         ),
         (
             "controllers = ['a']\n[maps]\nflows = 12",

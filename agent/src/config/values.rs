@@ -86,6 +86,19 @@ impl OtherEthertypes {
 #[serde(try_from = "u32", into = "u32")]
 pub struct Seconds(u32);
 
+/// How the programs are hooked into interfaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookingChoice {
+    /// By TCX links where the kernel has them, by clsact filters elsewhere.
+    #[default]
+    Automatic,
+    /// By TCX links, which came with Linux 6.6.
+    Tcx,
+    /// By clsact filters.
+    Clsact,
+}
+
 impl ControllerAddress {
     /// The name or address; an IPv6 address stands without brackets.
     #[must_use]

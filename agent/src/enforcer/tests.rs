@@ -36,7 +36,7 @@ pub mod wire;
 const DAWN: Timestamp = Timestamp(0);
 
 /// Both ways of hooking programs into interfaces.
-pub const HOOKINGS: [Hooking; 2] = [Hooking::Tcx, Hooking::Clsact];
+pub const HOOKINGS: [HookingChoice; 2] = [HookingChoice::Tcx, HookingChoice::Clsact];
 
 /// A BPF file system of the test's own.
 pub struct Bpffs(tempfile::TempDir);
@@ -64,12 +64,17 @@ impl Bpffs {
     }
 
     /// One that polices an interface.
-    pub fn enforcer_on(&self, hooking: Hooking, interface: &str) -> Result<Enforcer, EnforceError> {
+    pub fn enforcer_on(
+        &self,
+        hooking: HookingChoice,
+        interface: &str,
+    ) -> Result<Enforcer, EnforceError> {
         let options = EnforcerOptions {
             interfaces: vec![interface.to_owned()],
+            hooking,
             ..self.options()
         };
-        Enforcer::open_with(options, hooking)
+        Enforcer::open(options)
     }
 
     fn options(&self) -> EnforcerOptions {
@@ -78,6 +83,7 @@ impl Bpffs {
             interfaces: vec!["no-such-interface".into()],
             flows: 1024,
             behaviour: Behaviour::default(),
+            hooking: HookingChoice::Automatic,
         }
     }
 }
@@ -401,6 +407,7 @@ fn a_directory_that_is_no_bpf_file_system_is_refused_with_what_to_do() {
         interfaces: Vec::new(),
         flows: 1024,
         behaviour: Behaviour::default(),
+        hooking: HookingChoice::Automatic,
     };
     let error = Enforcer::open(options).err().unwrap();
     assert_eq!(error.exit_code(), 69);

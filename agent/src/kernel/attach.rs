@@ -10,6 +10,7 @@ use std::{
 use aya::programs::SchedClassifier;
 
 use crate::{
+    config::HookingChoice,
     fail,
     interfaces::Interface,
     kernel::{
@@ -25,6 +26,8 @@ use crate::{
 pub const LINKS: &str = "links";
 /// What a pin's name ends with until it takes that of the one before. A BPF file system takes no dots.
 pub const ON_ITS_WAY: &str = "-new";
+/// The kernel that brought TCX links.
+const TCX_SINCE: (u32, u32) = (6, 6);
 
 /// How programs are hooked into interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,18 +50,25 @@ pub enum Attachment {
 }
 
 impl Hooking {
-    /// The better one that the running kernel has.
-    #[must_use]
-    pub fn of_kernel() -> Self {
-        if requirements::running().is_some_and(|version| version >= (6, 6)) {
-            Self::Tcx
-        } else {
-            Self::Clsact
+    /// What the operator has chosen; by default the better one that the running kernel has.
+    ///
+    /// # Errors
+    /// [`KernelError::NoTcx`].
+    pub fn choose(choice: HookingChoice) -> Result<Self, KernelError> {
+        let has_tcx = requirements::running().is_some_and(|version| version >= TCX_SINCE);
+        match choice {
+            HookingChoice::Tcx if !has_tcx => Err(KernelError::NoTcx {
+                release: requirements::release(),
+            }),
+            HookingChoice::Automatic if !has_tcx => Ok(Self::Clsact),
+            HookingChoice::Automatic | HookingChoice::Tcx => Ok(Self::Tcx),
+            HookingChoice::Clsact => Ok(Self::Clsact),
         }
     }
 
     /// Puts a loaded program on an interface; where an older agent's stands, it is replaced in one
-    /// step, without a moment in which none runs. Other tools' programs stay.
+    /// step, without a moment in which none runs. One that is hooked in the other way goes when the
+    /// new one runs. Other tools' programs stay.
     ///
     /// # Errors
     /// As the system calls report; [`KernelError::Interface`] when another's filter is in the way.
@@ -69,10 +79,18 @@ impl Hooking {
         hook: &Hook,
         pin_dir: &Path,
     ) -> Result<Attachment, KernelError> {
-        match self {
-            Self::Tcx => attach_link(program, interface, hook, &pin(pin_dir, interface, hook)),
-            Self::Clsact => attach_filter(program, interface, hook),
+        let pin = pin(pin_dir, interface, hook);
+        let attachment = match self {
+            Self::Tcx => attach_link(program, interface, hook, &pin)?,
+            Self::Clsact => attach_filter(program, interface, hook)?,
+        };
+        if attachment == Attachment::Made {
+            match self {
+                Self::Tcx => detach_filter(interface, hook)?,
+                Self::Clsact => detach_link(&pin)?,
+            }
         }
+        Ok(attachment)
     }
 }
 
@@ -267,30 +285,39 @@ pub fn hooks_on(pin_dir: &Path, interface: &Interface) -> Result<usize, KernelEr
 pub fn detach(pin_dir: &Path, interfaces: &[Interface]) -> Result<(), KernelError> {
     for interface in interfaces {
         for hook in &HOOKS {
-            clsact::detach(interface.index, hook.parent, hook.program).map_err(|error| {
-                let doing = format!("detaching {} from {}", hook.program, interface.name);
-                KernelError::syscall(doing, error)
-            })?;
+            detach_filter(interface, hook)?;
         }
     }
-    let pins = pins(pin_dir)?;
-    for pin in &pins {
-        let failed = |error| KernelError::syscall(format!("detaching {}", pin.display()), error);
-        if let Some(link) = Link::open(pin).map_err(failed)? {
-            match link.detach() {
-                // Its interface is gone, and the link died with it.
-                Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => {
-                    return Err(failed(error));
-                }
-                _ => {}
-            }
-        }
-    }
-    for pin in &pins {
-        fs::remove_file(pin)
-            .map_err(|error| KernelError::io(format!("removing {}", pin.display()), error))?;
+    for pin in pins(pin_dir)? {
+        detach_link(&pin)?;
     }
     super::remove_directory(&pin_dir.join(LINKS))
+}
+
+/// Removes our filter from an interface, where there is one.
+fn detach_filter(interface: &Interface, hook: &Hook) -> Result<(), KernelError> {
+    match clsact::detach(interface.index, hook.parent, hook.program) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let doing = format!("detaching {} from {}", hook.program, interface.name);
+            Err(KernelError::syscall(doing, error))
+        }
+    }
+}
+
+/// Ends a pinned link and removes its pin, where there is one.
+fn detach_link(pin: &Path) -> Result<(), KernelError> {
+    let failed = |error| KernelError::syscall(format!("detaching {}", pin.display()), error);
+    let Some(link) = Link::open(pin).map_err(failed)? else {
+        return Ok(());
+    };
+    match link.detach() {
+        // Its interface is gone, and the link died with it.
+        Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => return Err(failed(error)),
+        _ => {}
+    }
+    fs::remove_file(pin)
+        .map_err(|error| KernelError::io(format!("removing {}", pin.display()), error))
 }
 
 fn pins(pin_dir: &Path) -> Result<Vec<PathBuf>, KernelError> {

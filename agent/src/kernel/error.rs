@@ -35,6 +35,14 @@ pub enum KernelError {
         "the kernel cannot attach programs to interfaces: it needs CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS, built in or loaded as modules"
     )]
     NoTc,
+    /// The kernel is older than TCX links, which the config asks for.
+    #[error(
+        "this host runs Linux {release}, and TCX links came with 6.6: set `hooking` in the agent's config to \"automatic\""
+    )]
+    NoTcx {
+        /// As `uname -r` prints it.
+        release: String,
+    },
     /// Not enough rights.
     #[error(
         "{doing} was not permitted: run the agent as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (before Linux 5.8: CAP_SYS_ADMIN)"
@@ -180,7 +188,7 @@ impl KernelError {
             | Self::NoBpf
             | Self::NoTc
             | Self::NotPermitted { .. } => 69,
-            Self::Shape { .. } | Self::Interface { .. } => 78,
+            Self::NoTcx { .. } | Self::Shape { .. } | Self::Interface { .. } => 78,
             Self::ReadBack { .. } | Self::Io { .. } | Self::Bpf { .. } | Self::Rejected { .. } => {
                 70
             }

@@ -17,11 +17,7 @@ const OLDEST: (u32, u32) = (5, 10);
 /// [`KernelError::TooOld`], [`KernelError::NoBpf`] and [`KernelError::NoBpffs`].
 pub fn check(bpffs: &Path) -> Result<(), KernelError> {
     if running().is_none_or(|version| version < OLDEST) {
-        let release = rustix::system::uname()
-            .release()
-            .to_string_lossy()
-            .into_owned();
-        return Err(KernelError::TooOld { release });
+        return Err(KernelError::TooOld { release: release() });
     }
     // Before the file system: a kernel without BPF has none to mount.
     if std::fs::read_to_string("/proc/filesystems").is_ok_and(|list| !knows_bpf(&list)) {
@@ -56,9 +52,17 @@ pub fn lift_memory_limit() {
     }
 }
 
+/// The running kernel's release, as `uname -r` prints it.
+pub fn release() -> String {
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
+}
+
 /// The first two numbers of the running kernel's release.
 pub fn running() -> Option<(u32, u32)> {
-    version(&rustix::system::uname().release().to_string_lossy())
+    version(&release())
 }
 
 /// The first two numbers of a release such as `6.1.0-18-amd64`.

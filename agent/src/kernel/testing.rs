@@ -104,6 +104,14 @@ pub fn slot_is_foreign(interface: &Interface) -> bool {
     }
 }
 
+/// Whether a filter of ours stands on an interface, at either hook.
+pub fn has_filter(interface: &Interface) -> bool {
+    HOOKS.iter().any(|hook| {
+        let slot = clsact::slot(interface.index, hook.parent, hook.program).unwrap();
+        matches!(slot, clsact::Slot::Ours { .. })
+    })
+}
+
 /// Ends the link behind a pin, as the end of its interface would, and leaves the pin.
 pub fn kill_link(pin_dir: &Path, interface: &Interface, hook: &str) {
     let pin = pin_dir

@@ -10,12 +10,13 @@ use std::{
 
 use super::*;
 use crate::{
+    config::HookingChoice,
     enforcer::tests::{
         HOOKINGS,
         wire::{INTERFACE, Wire},
     },
     fail,
-    kernel::{Hooking, testing::in_own_namespace},
+    kernel::testing::in_own_namespace,
 };
 
 /// Steps of one kind in a row of which one is looked at.
@@ -27,7 +28,7 @@ type Steps = Rc<RefCell<Vec<&'static str>>>;
 /// A host with a policed interface, and packets on it.
 struct Machine {
     bpffs: Bpffs,
-    hooking: Hooking,
+    hooking: HookingChoice,
     state: Arc<StateDir>,
     wire: Rc<Wire>,
     revision: u64,
@@ -36,7 +37,7 @@ struct Machine {
 
 impl Machine {
     /// One that enforces revision 1.
-    fn new(hooking: Hooking) -> (Self, EnforcementTask) {
+    fn new(hooking: HookingChoice) -> (Self, EnforcementTask) {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::open(directory.path()).unwrap().into();
         let machine = Self {

@@ -5,8 +5,8 @@ use std::{
     process::Command,
 };
 
-use super::*;
-use crate::kernel::testing::{in_own_namespace, kill_link, link_pins, slot_is_foreign};
+use super::{Bpffs, *};
+use crate::kernel::testing::{has_filter, in_own_namespace, kill_link, link_pins, slot_is_foreign};
 
 pub fn ip(arguments: &str) {
     let status = Command::new("ip")
@@ -29,12 +29,13 @@ fn interface(name: &str) -> Interface {
 }
 
 /// An enforcer that denies everything on these interfaces.
-fn enforcer(bpffs: &Bpffs, hooking: Hooking, names: &[&str]) -> Enforcer {
+fn enforcer(bpffs: &Bpffs, hooking: HookingChoice, names: &[&str]) -> Enforcer {
     let options = EnforcerOptions {
         interfaces: names.iter().map(ToString::to_string).collect(),
+        hooking,
         ..bpffs.options()
     };
-    let mut enforcer = Enforcer::open_with(options, hooking).unwrap();
+    let mut enforcer = Enforcer::open(options).unwrap();
     let local = LocalTiers::default();
     enforcer
         .apply(&uniform(Action::Deny), [1; 32], &local, DAWN)
@@ -93,11 +94,31 @@ fn enforcement_outlives_the_agent_is_adopted_and_ends_with_detach() {
 }
 
 #[test]
+fn another_way_of_hooking_takes_over_and_leaves_nothing_of_the_first() {
+    for (from, to) in [(HOOKINGS[0], HOOKINGS[1]), (HOOKINGS[1], HOOKINGS[0])] {
+        in_own_namespace(|| {
+            let bpffs = Bpffs::new();
+            let interface = veth("bh0");
+            let mut first = enforcer(&bpffs, from, &["bh0"]);
+            assert_eq!(first.attach().unwrap(), ["bh0"]);
+            drop(first);
+            let mut second = enforcer(&bpffs, to, &["bh0"]);
+            assert_eq!(second.attach().unwrap(), ["bh0"]);
+            assert!(second.attach().unwrap().is_empty(), "it stands already");
+            assert_eq!(policed(&bpffs), ["bh0"], "{from:?} to {to:?}");
+            let tcx = to == HookingChoice::Tcx;
+            assert_eq!(link_pins(&bpffs.pin_dir()).is_empty(), !tcx);
+            assert_eq!(has_filter(&interface), !tcx);
+        });
+    }
+}
+
+#[test]
 fn filters_are_found_and_removed_also_when_the_pins_are_lost() {
     in_own_namespace(|| {
         let bpffs = Bpffs::new();
         veth("bh0");
-        enforcer(&bpffs, Hooking::Clsact, &["bh0"])
+        enforcer(&bpffs, HookingChoice::Clsact, &["bh0"])
             .attach()
             .unwrap();
         drop(bpffs);
@@ -114,7 +135,7 @@ fn another_tools_filter_stays_and_the_other_interfaces_are_policed() {
         let bpffs = Bpffs::new();
         let taken = veth("bh0");
         veth("bh1");
-        let mut enforcer = enforcer(&bpffs, Hooking::Clsact, &["bh0", "bh1"]);
+        let mut enforcer = enforcer(&bpffs, HookingChoice::Clsact, &["bh0", "bh1"]);
         enforcer.programs.occupy_slot(&taken);
         for _ in 0..2 {
             let error = enforcer.attach().unwrap_err();
@@ -140,7 +161,7 @@ fn an_ingress_qdisc_is_refused_with_what_to_do() {
         let mut tc = Command::new("tc");
         let status = tc.args(["qdisc", "add", "dev", "bh0", "ingress"]).status();
         assert!(status.unwrap().success());
-        let error = enforcer(&bpffs, Hooking::Clsact, &["bh0"])
+        let error = enforcer(&bpffs, HookingChoice::Clsact, &["bh0"])
             .attach()
             .unwrap_err();
         assert_eq!(error.exit_code(), 78);
@@ -156,7 +177,7 @@ fn another_tools_link_stays() {
     in_own_namespace(|| {
         let bpffs = Bpffs::new();
         let shared = veth("bh0");
-        let mut enforcer = enforcer(&bpffs, Hooking::Tcx, &["bh0"]);
+        let mut enforcer = enforcer(&bpffs, HookingChoice::Tcx, &["bh0"]);
         let elsewhere = Bpffs::new();
         let foreign = elsewhere.enforcer().programs.foreign_link(&shared);
         assert_eq!(enforcer.attach().unwrap(), ["bh0"]);
@@ -171,7 +192,7 @@ fn a_link_that_has_died_is_made_anew_at_the_next_look() {
     in_own_namespace(|| {
         let bpffs = Bpffs::new();
         let interface = veth("bh0");
-        let mut enforcer = enforcer(&bpffs, Hooking::Tcx, &["bh0"]);
+        let mut enforcer = enforcer(&bpffs, HookingChoice::Tcx, &["bh0"]);
         enforcer.attach().unwrap();
         kill_link(&bpffs.pin_dir(), &interface, "egress");
         assert!(policed(&bpffs).is_empty(), "half of it is not policed");
@@ -188,7 +209,7 @@ fn the_pins_of_an_interface_that_is_gone_go_and_those_of_others_stay() {
         let bpffs = Bpffs::new();
         veth("bh0");
         let stays = veth("bh1");
-        let mut enforcer = enforcer(&bpffs, Hooking::Tcx, &["bh0", "bh1"]);
+        let mut enforcer = enforcer(&bpffs, HookingChoice::Tcx, &["bh0", "bh1"]);
         assert_eq!(enforcer.attach().unwrap(), ["bh0", "bh1"]);
         ip("link del bh0");
         assert!(enforcer.attach().unwrap().is_empty());
@@ -231,7 +252,7 @@ fn the_addresses_of_a_bridge_are_those_of_its_policed_port() {
         ip("link add br0 type bridge");
         ip("link set bh0 master br0");
         ip("addr add 10.9.1.1/24 dev br0");
-        let enforcer = enforcer(&bpffs, Hooking::Tcx, &["bh0"]);
+        let enforcer = enforcer(&bpffs, HookingChoice::Tcx, &["bh0"]);
         let address: IpAddr = "10.9.1.1".parse().unwrap();
         assert_eq!(enforcer.addresses().unwrap(), [address]);
     });
