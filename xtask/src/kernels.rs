@@ -5,9 +5,9 @@ mod archive;
 mod image;
 mod machine;
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf, thread};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{cargo, command, root};
@@ -50,28 +50,59 @@ pub fn fetch_missing() -> Result<()> {
     DEBIANS.iter().try_for_each(archive::fetch_if_missing)
 }
 
-/// Runs the test on this machine's kernel and on Debian's.
+/// Runs the test on this machine's kernel and on Debian's; with versions, only on those of Debian's.
+///
+/// # Errors
+///
+/// It fails on one of them, or there is no such version.
+pub fn run_on(versions: &[OsString]) -> Result<()> {
+    if versions.is_empty() {
+        command::run(cargo().args(["test", "--package", "bulkhead-tests", "--test", TEST]))?;
+        return run_on_all_debians();
+    }
+    let kernels: Vec<_> = DEBIANS
+        .iter()
+        .filter(|kernel| versions.iter().any(|version| version == kernel.version))
+        .collect();
+    ensure!(
+        kernels.len() == versions.len(),
+        "not all of these are tested: the kernels are {}",
+        DEBIANS.each_ref().map(|kernel| kernel.version).join(", ")
+    );
+    run_on_debians(&kernels)
+}
+
+/// Runs the test on all of Debian's kernels. The programs are built.
 ///
 /// # Errors
 ///
 /// It fails on one of them.
-pub fn run_on_all() -> Result<()> {
-    command::run(cargo().args(["test", "--package", "bulkhead-tests", "--test", TEST]))?;
-    run_on_debians()
+pub fn run_on_all_debians() -> Result<()> {
+    run_on_debians(&DEBIANS.each_ref())
 }
 
-/// Runs the test on Debian's kernels. The programs are built.
-///
-/// # Errors
-///
-/// It fails on one of them: what the emulated machine's console showed is printed.
-pub fn run_on_debians() -> Result<()> {
+/// All at once: each machine takes one processor of this one.
+fn run_on_debians(kernels: &[&Kernel]) -> Result<()> {
     let programs = image::Programs::beside(&test_program()?)?;
-    for kernel in &DEBIANS {
-        let files = archive::Files::of(kernel)?;
-        let initramfs = image::make(kernel, &files, &programs)?;
-        machine::run(kernel, &files.image, &initramfs)?;
-    }
+    let machines = kernels
+        .iter()
+        .map(|kernel| machine::Machine::new(kernel, &programs))
+        .collect::<Result<Vec<_>>>()?;
+    eprintln!("testing on Debian's kernels in emulated machines");
+    let failures = thread::scope(|scope| {
+        let runs: Vec<_> = machines
+            .iter()
+            .map(|machine| scope.spawn(|| machine.run()))
+            .collect();
+        runs.into_iter()
+            .filter_map(|run| match run.join() {
+                Ok(Ok(())) => None,
+                Ok(Err(failure)) => Some(format!("{failure:#}")),
+                Err(_) => Some("a thread panicked".to_owned()),
+            })
+            .collect::<Vec<_>>()
+    });
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }
 

@@ -49,8 +49,8 @@ enum Verb {
     },
     /// Set up, build, and run every test (as root)
     Test {
-        /// `kernels` alone: what depends on the kernel, on each that is tested. Otherwise for the test
-        /// programs: names to filter by, `--nocapture`, ...
+        /// `kernels [VERSION]...`: what depends on the kernel, on each that is tested. Otherwise for the
+        /// test programs: names to filter by, `--nocapture`, ...
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -119,8 +119,10 @@ fn test(arguments: &[OsString]) -> Result<()> {
     setup::ensure(Purpose::Test)?;
     // The end to end tests run the programs, which `cargo test` alone does not build.
     command::run(cargo().arg("build"))?;
-    if arguments == [kernels::TEST] {
-        return kernels::run_on_all();
+    if let [first, versions @ ..] = arguments
+        && first == kernels::TEST
+    {
+        return kernels::run_on(versions);
     }
     command::run(
         cargo()
@@ -132,7 +134,7 @@ fn test(arguments: &[OsString]) -> Result<()> {
     // With names to filter by, only those are asked for.
     if arguments.is_empty() {
         fuzz::Fuzz::in_tests().run()?;
-        kernels::run_on_debians()?;
+        kernels::run_on_all_debians()?;
     }
     Ok(())
 }

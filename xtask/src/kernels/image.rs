@@ -60,8 +60,8 @@ pub fn make(kernel: &Kernel, files: &Files, programs: &Programs) -> Result<PathB
     for (name, path) in &programs.0 {
         let target = tree.join("programs").join(name);
         copy_program(path, &target, &tree)?;
-        // Most of what the compiler has written is for debuggers.
-        command::run(Command::new("strip").arg("--strip-debug").arg(&target))?;
+        // Most of what the compiler has written is for debuggers, and the machine has little memory.
+        command::run(Command::new("strip").arg(&target))?;
     }
     for name in TOOLS {
         copy_program(&find(name)?, &tree.join("tools").join(name), &tree)?;
