@@ -26,6 +26,7 @@ use crate::plan::{memory, tests::policies};
 mod attaching;
 mod flips;
 mod frames;
+mod wire;
 
 /// Before every end: all rules are in force.
 const DAWN: Timestamp = Timestamp(0);

@@ -94,12 +94,11 @@ impl Programs {
     }
 }
 
-/// Sends a frame out of an interface so that only its Ethernet header lies in the packet's first, linear part
-/// and all else in pages: longer than a page, and with a header of `virtio_net` that promises no more
-/// (`packet_snd` in `net/packet/af_packet.c`).
-pub fn send_paged(interface: &Interface, frame: &[u8]) {
+/// Sends a frame out of an interface. Of one that is longer than a page only the Ethernet header lies in the
+/// linear part of the packet and all else in pages: the header of `virtio_net` promises no more (`packet_snd`
+/// in `net/packet/af_packet.c`).
+pub fn send_frame(interface: &Interface, frame: &[u8]) {
     const VNET_HEADER: usize = 10;
-    assert!(frame.len() > 4096, "a shorter one would be linear");
     let mut message = vec![0; VNET_HEADER];
     message.extend(frame);
     let address = libc::sockaddr_ll {

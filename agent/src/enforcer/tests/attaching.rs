@@ -6,11 +6,11 @@ use std::{
 };
 
 use super::{Bpffs, *};
-use crate::kernel::testing::{in_own_namespace, kill_link, link_pins, send_paged, slot_is_foreign};
+use crate::kernel::testing::{in_own_namespace, kill_link, link_pins, slot_is_foreign};
 
 const HOOKINGS: [Hooking; 2] = [Hooking::Tcx, Hooking::Clsact];
 
-fn ip(arguments: &str) {
+pub(super) fn ip(arguments: &str) {
     let status = Command::new("ip")
         .args(arguments.split_whitespace())
         .status()
@@ -18,20 +18,20 @@ fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
-fn veth(name: &str) -> Interface {
+pub(super) fn veth(name: &str) -> Interface {
     ip(&format!("link add {name} type veth peer name {name}-peer"));
     ip(&format!("link set {name}-peer up"));
     ip(&format!("link set {name} up"));
     interface(name)
 }
 
-fn interface(name: &str) -> Interface {
+pub(super) fn interface(name: &str) -> Interface {
     let Survey { mut policed, .. } = interfaces::survey(&[name.to_owned()]).unwrap();
     policed.remove(0)
 }
 
 /// An enforcer that denies everything on these interfaces.
-fn enforcer(bpffs: &Bpffs, hooking: Hooking, names: &[&str]) -> Enforcer {
+pub(super) fn enforcer(bpffs: &Bpffs, hooking: Hooking, names: &[&str]) -> Enforcer {
     let options = EnforcerOptions {
         interfaces: names.iter().map(ToString::to_string).collect(),
         ..bpffs.options()
@@ -248,47 +248,5 @@ fn an_interface_with_addresses_that_cannot_be_policed_is_told() {
         let survey = interfaces::survey(&[]).unwrap();
         assert!(survey.policed.is_empty());
         assert_eq!(survey.unfit, [("tun0".to_owned(), Unfit::LeftOut)]);
-    });
-}
-
-#[test]
-fn headers_that_lie_in_pages_are_read() {
-    in_own_namespace(|| {
-        let bpffs = Bpffs::new();
-        let interface = veth("bh0");
-        ip("link set bh0-peer mtu 9000");
-        ip("link set bh0 mtu 9000");
-        let mut enforcer = enforcer(&bpffs, Hooking::of_kernel(), &["bh0"]);
-        let mut policy = uniform(Action::Deny);
-        let mut allow = policy.rules[1].clone();
-        allow.action = Action::Allow;
-        allow.ports = vec![policy::PortSpan {
-            slot: ProtocolSlot::Udp,
-            first: 53,
-            last: 53,
-        }];
-        policy.rules.insert(0, allow);
-        let local = LocalTiers::default();
-        let live = enforcer.apply(&policy, [2; 32], &local, DAWN).unwrap();
-        enforcer.attach().unwrap();
-        for (number, family) in (1..).zip([4, 6]) {
-            for port in [53, 54] {
-                let link = PacketBuilder::ethernet2([2; 6], [4; 6]);
-                let mut frame = Vec::new();
-                match family {
-                    4 => link.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
-                    _ => link.ipv6([0xfd; 16], [0xfc; 16], 64),
-                }
-                .udp(40_000, port)
-                .write(&mut frame, &[7; 5000])
-                .unwrap();
-                send_paged(&interface, &frame);
-            }
-            // Rule 2 denies what goes out: one of the two, by its port.
-            let denied = enforcer.maps.rule(live.generation, 2).unwrap();
-            assert_eq!(denied.packets, number, "of IPv{family}");
-            let reasons = enforcer.counters().unwrap().reasons;
-            assert!(reasons.contains(&("malformed", 0)), "{reasons:?}");
-        }
     });
 }
