@@ -14,7 +14,7 @@ use crate::{
     headers::{self, Headers, Link, Network, Part, protocol, slot_of_protocol, tcp_flag},
     layout::{
         Address, Direction, Flow, FlowKey, FlowRecord, Ipv4, Ipv6, MatrixCell, Opener, Ruling,
-        Shared, Timeouts, Traffic, WORLD, flow_state, other_ether_types,
+        Shared, Traffic, WORLD, flow_state, other_ether_types,
     },
     packet::Packet,
     reason::Reason,
@@ -383,11 +383,11 @@ impl<T: Tables> Judge<'_, T> {
     /// When a flow that has a packet now expires.
     #[inline(always)]
     fn end_of(&self, protocol: u8, state: u8) -> u64 {
-        let timeouts = match self.tables.settings(self.generation) {
-            Some(settings) => &settings.timeouts,
-            None => &Timeouts::DEFAULT,
+        let timeout = match self.tables.settings(self.generation) {
+            Some(settings) => settings.timeouts.of(protocol, state),
+            None => 0,
         };
-        self.now.saturating_add(timeouts.of(protocol, state))
+        self.now.saturating_add(timeout)
     }
 
     /// Whether the host may have flows from before the agent.

@@ -4,7 +4,11 @@
     reason = "a test that cannot be set up shall fail"
 )]
 
-use std::{fs, os::fd::AsFd as _, path::Path};
+use std::{
+    fs,
+    os::fd::{AsFd as _, FromRawFd as _},
+    path::Path,
+};
 
 use aya::{
     maps::HashMap,
@@ -94,6 +98,56 @@ impl Programs {
         let descriptor = program.fd().unwrap().as_fd();
         link::Link::create(descriptor, interface.index, HOOKS[0].point).unwrap()
     }
+}
+
+/// Sends a frame out of an interface. Of one that is longer than a page only the Ethernet header lies in the
+/// linear part of the packet and all else in pages: the header of `virtio_net` promises no more (`packet_snd`
+/// in `net/packet/af_packet.c`).
+pub fn send_frame(interface: &Interface, frame: &[u8]) {
+    const VNET_HEADER: usize = 10;
+    let mut message = vec![0; VNET_HEADER];
+    message.extend(frame);
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: u16::from_ne_bytes([frame[12], frame[13]]),
+        sll_ifindex: interface.index.cast_signed(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0; 8],
+    };
+    let on: libc::c_int = 1;
+    // SAFETY: the call takes integers; who owns the descriptor is said at once.
+    let socket = unsafe {
+        let descriptor = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
+        assert!(descriptor >= 0, "{}", io::Error::last_os_error());
+        std::os::fd::OwnedFd::from_raw_fd(descriptor)
+    };
+    // SAFETY: the pointers are to values that live during the calls, and the lengths are theirs.
+    let sent = unsafe {
+        let set = libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_VNET_HDR,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        );
+        assert_eq!(set, 0, "{}", io::Error::last_os_error());
+        libc::sendto(
+            socket.as_raw_fd(),
+            message.as_ptr().cast(),
+            message.len(),
+            0,
+            (&raw const address).cast(),
+            size_of_val(&address) as libc::socklen_t,
+        )
+    };
+    // A packet that the program drops is told as a lack of buffers.
+    let error = io::Error::last_os_error();
+    assert!(
+        sent == message.len().cast_signed() || error.raw_os_error() == Some(libc::ENOBUFS),
+        "{error}"
+    );
 }
 
 /// Whether the slot of our ingress filter holds that other tool's.

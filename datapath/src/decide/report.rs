@@ -10,7 +10,7 @@ use crate::{
         decision::{Decision, Note, Outcome},
     },
     headers::protocol,
-    layout::{Address, DeniedFlow, Event, EventLimits, FlowKey, Shared, budget, event_kind},
+    layout::{Address, DeniedFlow, Event, FlowKey, Shared, budget, event_kind},
     reason::Reason,
     tables::{FamilyTables, Tables},
 };
@@ -134,16 +134,13 @@ impl<T: Tables> Judge<'_, T> {
     /// do not silence it.
     #[inline(never)]
     fn may_report<A: Address>(&self, key: &FlowKey<A>, rule: u32) -> bool {
-        let limits = match self.tables.settings(self.generation) {
-            Some(settings) => settings.limits,
-            None => EventLimits::DEFAULT,
-        };
         let buckets = (
             self.tables.budget(budget::TOTAL),
             self.tables.budget(budget::of_peer(&key.remote)),
             self.tables.budget(budget::of_rule(rule)),
+            self.tables.settings(self.generation),
         );
-        let (Some(total), Some(peer), Some(rule)) = buckets else {
+        let (Some(total), Some(peer), Some(rule), Some(settings)) = buckets else {
             self.lose(Reason::EventLimited);
             return false;
         };
@@ -158,9 +155,9 @@ impl<T: Tables> Judge<'_, T> {
         let take = |bucket: &Shared<u64>, interval: u32| {
             bucket.set(bucket.get().max(now) + u64::from(interval));
         };
-        take(total, limits.total);
-        take(peer, limits.peer);
-        take(rule, limits.rule);
+        take(total, settings.limits.total);
+        take(peer, settings.limits.peer);
+        take(rule, settings.limits.rule);
         true
     }
 }

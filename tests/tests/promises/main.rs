@@ -8,7 +8,6 @@ mod a_host_that_cannot_enforce_says_why;
 mod a_packet_in_pieces_is_judged_as_a_whole;
 mod a_policy_cannot_lock_the_operator_out;
 mod a_policy_that_costs_the_controller_is_rolled_back;
-mod a_tag_hides_nothing;
 mod an_exception_ends_on_time;
 mod an_invalid_policy_never_replaces_a_valid_one;
 mod every_denial_names_its_rule;

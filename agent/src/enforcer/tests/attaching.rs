@@ -16,20 +16,20 @@ pub fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
-fn veth(name: &str) -> Interface {
+pub(super) fn veth(name: &str) -> Interface {
     ip(&format!("link add {name} type veth peer name {name}-peer"));
     ip(&format!("link set {name}-peer up"));
     ip(&format!("link set {name} up"));
     interface(name)
 }
 
-fn interface(name: &str) -> Interface {
+pub(super) fn interface(name: &str) -> Interface {
     let Survey { mut policed, .. } = interfaces::survey(&[name.to_owned()]).unwrap();
     policed.remove(0)
 }
 
 /// An enforcer that denies everything on these interfaces.
-fn enforcer(bpffs: &Bpffs, hooking: HookingChoice, names: &[&str]) -> Enforcer {
+pub(super) fn enforcer(bpffs: &Bpffs, hooking: HookingChoice, names: &[&str]) -> Enforcer {
     let options = EnforcerOptions {
         interfaces: names.iter().map(ToString::to_string).collect(),
         hooking,

@@ -92,6 +92,18 @@ fn length_fields_that_lie_are_not_believed() {
 }
 
 #[test]
+fn a_segment_that_no_length_field_can_tell_is_read_to_its_end() {
+    // As offloads make them, of more than 64 KiB: the length is 0.
+    let mut frame = tcp(CLIENT, SERVER, SYN);
+    frame[16..18].copy_from_slice(&[0, 0]);
+    let tables = tables(World::Https);
+    assert_eq!(ingress(&tables, &frame, 1), Verdict::Drop);
+    assert_eq!(tables.packets(Reason::Malformed), 1);
+    frame.resize(70_000, 0);
+    assert_eq!(ingress(&tables, &frame, 1), Verdict::Pass);
+}
+
+#[test]
 fn an_extension_header_does_not_reach_behind_its_packet() {
     // Its length goes to 16 bytes behind the end, where a frame may have padding.
     let mut frame = Vec::new();
