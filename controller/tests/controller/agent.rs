@@ -124,7 +124,7 @@ impl Agent {
         loop {
             match self.hear().await.unwrap() {
                 Some(Down::DenialsKept(kept)) => return assert_eq!(kept.sequence, sequence),
-                Some(Down::Policy(_)) => {}
+                Some(Down::Policy(_) | Down::AckHeard(_)) => {}
                 None => panic!("the stream ended"),
             }
         }
