@@ -49,6 +49,10 @@ fn the_agent_lives_its_life_on_this_kernel() -> Result<()> {
         lab.agent(HOST)?.daemon().kill_9()?;
         traffic.goes_on()?;
         lab.check(&enforced)?;
+        if !kernel.has_tcx() {
+            tcx_is_refused(lab)?;
+            set_hooking(lab, "clsact")?;
+        }
         start(lab)?;
         traffic.goes_on()?;
         lab.check(&enforced)?;
@@ -67,15 +71,15 @@ fn the_agent_lives_its_life_on_this_kernel() -> Result<()> {
         // An interface's first clsact qdisc costs what is under way: the kernel sets its queues up anew.
         traffic.end()?;
 
-        println!("hook in by a setting");
-        lab.agent(HOST)?.daemon().kill_9()?;
-        if !kernel.has_tcx() {
-            tcx_is_refused(lab)?;
+        // The verifier takes its time on an emulated machine: no more loading than tells something new.
+        if kernel.has_tcx() {
+            println!("hook in by a setting");
+            lab.agent(HOST)?.daemon().kill_9()?;
+            set_hooking(lab, "clsact")?;
+            start(lab)?;
+            expect_hooks(lab, false)?;
+            enforces_the_second_policy(lab)?;
         }
-        set_hooking(lab, "clsact")?;
-        start(lab)?;
-        expect_hooks(lab, false)?;
-        enforces_the_second_policy(lab)?;
 
         println!("detach");
         lab.agent(HOST)?.daemon().kill_9()?;
@@ -223,7 +227,7 @@ fn tcx_is_refused(lab: &mut Lab) -> Result<()> {
     set_hooking(lab, "tcx")?;
     let answer = lab.agent(HOST)?.once("run")?;
     answer.refused(78, &["TCX links came with 6.6", "\"automatic\""])?;
-    enforces_the_second_policy(lab)
+    Ok(())
 }
 
 fn set_hooking(lab: &mut Lab, hooking: &str) -> Result<()> {

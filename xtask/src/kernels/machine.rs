@@ -19,7 +19,7 @@ use super::{
 use crate::command;
 
 /// A bound that only a machine that hangs exceeds.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(1200);
 /// What the machine's first program says when the test has passed; no test says it by accident.
 const PASSED: &str = "the-test-has-passed-on-this-kernel";
 
