@@ -137,10 +137,9 @@ macro_rules! family {
 
             #[inline(always)]
             fn first_fragment(&self, key: &FragmentKey<$address>) -> Option<&FirstFragment> {
+                let first = maps::$fragments.get_ptr(key);
                 // SAFETY: as for flows.
-                maps::$fragments
-                    .get_ptr(key)
-                    .map(|first| unsafe { &*first })
+                first.map(|first| unsafe { &*first })
             }
 
             #[inline(always)]

@@ -412,6 +412,8 @@ fn behind_extensions<P: Packet + ?Sized>(
                 }
                 8
             }
+            // Shorter than its fixed part (RFC 4302).
+            AUTHENTICATION if head[1] == 0 => return Err(Reason::Malformed),
             // In units of 4 bytes, the first two not counted.
             AUTHENTICATION => (u32::from(head[1]) + 2) * 4,
             // In units of 8 bytes, the first not counted.

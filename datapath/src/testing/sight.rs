@@ -171,6 +171,7 @@ fn ipv6(rest: &[u8]) -> Result<Sight, Reason> {
                 fragment = Some((pieces, payload.len() - 8));
                 Some(8)
             }
+            51 if payload[1] == 0 => return Err(Reason::Malformed),
             51 => IpAuthHeaderSlice::from_slice(payload)
                 .ok()
                 .map(|header| header.slice().len()),
