@@ -3,9 +3,10 @@
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use datapath::{Reason, layout::Counter};
+use datapath::{Direction, Reason, Verdict, layout::Counter};
 use policy::{HostPolicy, Timestamp, classify::TooLarge};
 
 use crate::{
@@ -300,6 +301,19 @@ impl Enforcer {
     /// [`EnforceError::Kernel`].
     pub fn counters(&self) -> Result<Counters, EnforceError> {
         Ok(counters_of(self.maps.reasons()?))
+    }
+
+    /// Judges a frame that no device has seen, `repeat` times: the last verdict, and the mean time.
+    ///
+    /// # Errors
+    /// [`EnforceError::Kernel`].
+    pub fn time_packet(
+        &mut self,
+        direction: Direction,
+        frame: &[u8],
+        repeat: u32,
+    ) -> Result<(Verdict, Duration), EnforceError> {
+        Ok(self.programs.time_packet(direction, frame, repeat)?)
     }
 
     /// Removes everything: enforcement ends. The interfaces that it ended on; `None` when there was

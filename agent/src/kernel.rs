@@ -25,6 +25,7 @@ mod maps;
 mod netlink;
 mod requirements;
 mod shape;
+mod test_run;
 #[cfg(test)]
 pub mod testing;
 
