@@ -386,4 +386,4 @@ fn counters_of(reasons: Vec<(Reason, Counter)>) -> Counters {
 }
 
 #[cfg(test)]
-pub mod tests;
+pub(crate) mod tests;
