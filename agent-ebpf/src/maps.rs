@@ -17,7 +17,8 @@ use datapath::{
 const SUBNETS: u32 = MAX_PEERS;
 const FLOWS: u32 = 131_072;
 const DENIED_FLOWS: u32 = 16_384;
-const EVENT_BYTES: u32 = 1 << 20;
+/// The size of the ring.
+pub const EVENT_BYTES: u32 = 1 << 20;
 
 /// The live generation, alone; 0 is none.
 #[map]
