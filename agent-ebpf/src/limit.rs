@@ -67,7 +67,11 @@ fn judge<const INGRESS: bool>(context: &TcContext) -> i32 {
     if FLOWS.get_ptr(key).is_some() {
         return TC_ACT_UNSPEC;
     }
-    if INGRESS && ALLOWED.get_ptr([source, u32::from(destination_port)]).is_none() {
+    if INGRESS
+        && ALLOWED
+            .get_ptr([source, u32::from(destination_port)])
+            .is_none()
+    {
         return TC_ACT_SHOT;
     }
     match FLOWS.insert(key, 1, 0) {

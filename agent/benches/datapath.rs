@@ -30,7 +30,7 @@ use crate::{
     network::{End, Pair},
     results::{Firewall, Measure, Results},
     stream::Stream,
-    traffic::{Clock, Kind, Traffic},
+    traffic::{Clock, Traffic},
     worker::Worker,
     workload::Workload,
 };
@@ -102,12 +102,7 @@ impl Lane {
         traffic.establish()?;
         let enforced = !matches!(firewall, Firewall::Nothing | Firewall::Empty);
         traffic.check(enforced)?;
-        let stream = if firewall == Firewall::Limit {
-            // It knows addresses of datagrams only by rule; a stream is a flow like others.
-            Stream::new(&pair).context("a stream through the limit")?
-        } else {
-            Stream::new(&pair)?
-        };
+        let stream = Stream::new(&pair)?;
         Ok(Self {
             firewall,
             worker,
@@ -127,8 +122,7 @@ impl Lane {
     /// One turn of one measure.
     fn turn(&mut self, measure: Measure, clock: Clock) -> Result<f64> {
         match measure {
-            Measure::Packets(kind) => self.traffic.time(kind, PACKETS, clock),
-            Measure::ScanRead => self.traffic.time(Kind::Scan, PACKETS, clock),
+            Measure::Packets(kind) | Measure::Read(kind) => self.traffic.time(kind, PACKETS, clock),
             Measure::RoundTrip => self.stream.round_trip(100, clock),
             Measure::Connect => self.stream.connect(&self.pair, 50, clock),
             Measure::Megabyte => self.stream.bulk(8, clock),
@@ -142,7 +136,7 @@ fn measure(lanes: &mut [Lane], results: &mut Results) -> Result<()> {
     eprintln!("measuring by the {clock:?} clock");
     for measure in Measure::ALL {
         eprintln!("measuring {measure}");
-        if measure == Measure::ScanRead {
+        if matches!(measure, Measure::Read(_)) {
             read(lanes, "read")?;
         }
         for round in 0..ROUNDS {
@@ -156,7 +150,7 @@ fn measure(lanes: &mut [Lane], results: &mut Results) -> Result<()> {
                 }
             }
         }
-        if measure == Measure::ScanRead {
+        if matches!(measure, Measure::Read(_)) {
             read(lanes, "read no more")?;
         }
     }

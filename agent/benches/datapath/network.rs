@@ -128,7 +128,9 @@ impl Drop for Pair {
 }
 
 fn remove(namespace: &str) {
-    let _ = Command::new("ip").args(["netns", "delete", namespace]).status();
+    let _ = Command::new("ip")
+        .args(["netns", "delete", namespace])
+        .status();
 }
 
 /// Removes what a killed run left behind.
@@ -139,7 +141,9 @@ pub fn sweep() -> Result<()> {
     for entry in entries {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        let owner = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next());
         if owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists()) {
             remove(&name);
         }
@@ -157,7 +161,9 @@ fn run(command: &mut Command, words: &[&str], input: &str) -> Result<()> {
         .spawn()
         .with_context(|| format!("running {words:?}: `cargo xtask setup` installs it"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).context("writing its input")?;
+        stdin
+            .write_all(input.as_bytes())
+            .context("writing its input")?;
     }
     let output = child.wait_with_output()?;
     ensure!(

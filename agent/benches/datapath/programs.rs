@@ -35,12 +35,16 @@ impl Programs {
             .zip([TcAttachType::Ingress, TcAttachType::Egress])
             .enumerate()
         {
-            let program: &mut SchedClassifier =
-                ebpf.program_mut(name).context("no such program")?.try_into()?;
+            let program: &mut SchedClassifier = ebpf
+                .program_mut(name)
+                .context("no such program")?
+                .try_into()?;
             if place == 0 || names[0] != name {
                 program.load().with_context(|| format!("loading {name}"))?;
             }
-            program.attach(interface, at).with_context(|| format!("attaching {name}"))?;
+            program
+                .attach(interface, at)
+                .with_context(|| format!("attaching {name}"))?;
         }
         Ok(Self { ebpf, names })
     }
@@ -50,7 +54,10 @@ impl Programs {
         let map = self.ebpf.map_mut("ALLOWED").context("no such map")?;
         let mut allowed: HashMap<&mut MapData, [u32; 2], u32> = HashMap::try_from(map)?;
         for (address, port) in pairs {
-            let key = [u32::from_ne_bytes(address.octets()), u32::from(port.to_be())];
+            let key = [
+                u32::from_ne_bytes(address.octets()),
+                u32::from(port.to_be()),
+            ];
             allowed.insert(key, 1, 0)?;
         }
         Ok(())
@@ -59,8 +66,11 @@ impl Programs {
     /// Nanoseconds that a program takes for a frame.
     pub fn time(&mut self, ingress: bool, frame: &[u8], repeat: u32) -> Result<f64> {
         let name = self.names[usize::from(!ingress)];
-        let program: &mut SchedClassifier =
-            self.ebpf.program_mut(name).context("no such program")?.try_into()?;
+        let program: &mut SchedClassifier = self
+            .ebpf
+            .program_mut(name)
+            .context("no such program")?
+            .try_into()?;
         let options = TestRunOptions {
             data_in: Some(frame),
             repeat,
@@ -83,9 +93,14 @@ pub fn map_bytes(pin_dir: &Path) -> Result<u64> {
             .with_context(|| format!("opening {}", entry.path().display()))?;
         let fdinfo = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
         let fdinfo = fs::read_to_string(fdinfo)?;
-        let memory = fdinfo.lines().find_map(|line| line.strip_prefix("memlock:"));
+        let memory = fdinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("memlock:"));
         let memory = memory.context("the kernel does not tell what a map weighs")?;
-        bytes += memory.trim().parse::<u64>().context("reading a map's weight")?;
+        bytes += memory
+            .trim()
+            .parse::<u64>()
+            .context("reading a map's weight")?;
     }
     Ok(bytes)
 }

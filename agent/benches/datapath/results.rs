@@ -20,9 +20,16 @@ pub enum Firewall {
 impl Firewall {
     pub fn all(sizes: &[usize]) -> Vec<Self> {
         let of_sizes = sizes.iter().flat_map(|size| {
-            [Self::Nftables(*size), Self::Iptables(*size), Self::Bulkhead(*size)]
+            [
+                Self::Nftables(*size),
+                Self::Iptables(*size),
+                Self::Bulkhead(*size),
+            ]
         });
-        [Self::Nothing, Self::Empty, Self::Limit].into_iter().chain(of_sizes).collect()
+        [Self::Nothing, Self::Empty, Self::Limit]
+            .into_iter()
+            .chain(of_sizes)
+            .collect()
     }
 
     /// Short enough for the name of a namespace.
@@ -56,8 +63,8 @@ impl fmt::Display for Firewall {
 pub enum Measure {
     /// Nanoseconds a packet, end to end.
     Packets(Kind),
-    /// As [`Kind::Scan`], with the agents reading events.
-    ScanRead,
+    /// The same, with the agents reading events.
+    Read(Kind),
     /// Nanoseconds.
     RoundTrip,
     /// Nanoseconds a connection.
@@ -69,14 +76,15 @@ pub enum Measure {
 }
 
 impl Measure {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Packets(Kind::Established),
         Self::Packets(Kind::ManyFlows),
         Self::Packets(Kind::Egress),
         Self::Packets(Kind::New),
         Self::Packets(Kind::Denied),
         Self::Packets(Kind::Scan),
-        Self::ScanRead,
+        Self::Read(Kind::Denied),
+        Self::Read(Kind::Scan),
         Self::RoundTrip,
         Self::Connect,
         Self::Megabyte,
@@ -115,7 +123,8 @@ impl fmt::Display for Measure {
             Self::Packets(Kind::New) => "opens a flow",
             Self::Packets(Kind::Denied) => "denied, 256 flows",
             Self::Packets(Kind::Scan) => "denied, each of another flow",
-            Self::ScanRead => "the same, events being read",
+            Self::Read(Kind::Denied) => "denied, 256 flows, events being read",
+            Self::Read(_) => "denied, each of another flow, events being read",
             Self::RoundTrip => "TCP round trip",
             Self::Connect => "TCP connection, opened and reset",
             Self::Megabyte => "TCP, a megabyte",
@@ -135,7 +144,14 @@ impl fmt::Display for Measure {
 pub struct Results(BTreeMap<(Measure, Firewall), Vec<Vec<f64>>>);
 
 impl Results {
-    pub fn add(&mut self, measure: Measure, firewall: Firewall, round: usize, _: usize, value: f64) {
+    pub fn add(
+        &mut self,
+        measure: Measure,
+        firewall: Firewall,
+        round: usize,
+        _: usize,
+        value: f64,
+    ) {
         let rounds = self.0.entry((measure, firewall)).or_default();
         if rounds.len() <= round {
             rounds.resize_with(round + 1, Vec::new);
@@ -159,12 +175,21 @@ impl Results {
         let base = self.rounds(measure, Firewall::Nothing)?;
         let (one, other) = (self.rounds(measure, one)?, self.rounds(measure, other)?);
         let ratios = base.iter().zip(one.iter().zip(&other));
-        Some(median(ratios.map(|(base, (one, other))| (one - base) / (other - base)).collect()))
+        Some(median(
+            ratios
+                .map(|(base, (one, other))| (one - base) / (other - base))
+                .collect(),
+        ))
     }
 
     fn ratio(&self, measure: Measure, one: Firewall, other: Firewall) -> Option<f64> {
         let (one, other) = (self.rounds(measure, one)?, self.rounds(measure, other)?);
-        Some(median(one.iter().zip(&other).map(|(one, other)| one / other).collect()))
+        Some(median(
+            one.iter()
+                .zip(&other)
+                .map(|(one, other)| one / other)
+                .collect(),
+        ))
     }
 
     /// The figures that there are goals for: name, value, unit.
@@ -177,21 +202,69 @@ impl Results {
         let established = packets(Kind::Established);
         let new = packets(Kind::New);
         [
-            ("established_vs_nftables", against_nftables(established, 1_000), "ratio"),
-            ("established_10k_vs_nftables", against_nftables(packets(Kind::ManyFlows), 1_000), "ratio"),
-            ("egress_vs_nftables", against_nftables(packets(Kind::Egress), 1_000), "ratio"),
-            ("established_vs_limit", self.added(established, Bulkhead(1_000), Limit), "ratio"),
-            ("new_flow_vs_nftables_1k", against_nftables(new, 1_000), "ratio"),
-            ("new_flow_vs_nftables_100k", against_nftables(new, 100_000), "ratio"),
-            ("new_flow_100k_vs_10", self.added(new, Bulkhead(100_000), Bulkhead(10)), "ratio"),
-            ("denied_vs_nothing", self.ratio(packets(Kind::Denied), Bulkhead(1_000), Nothing), "ratio"),
-            ("denied_read_vs_nothing", self.ratio(Measure::ScanRead, Bulkhead(1_000), Nothing), "ratio"),
+            (
+                "established_vs_nftables",
+                against_nftables(established, 1_000),
+                "ratio",
+            ),
+            (
+                "established_10k_vs_nftables",
+                against_nftables(packets(Kind::ManyFlows), 1_000),
+                "ratio",
+            ),
+            (
+                "egress_vs_nftables",
+                against_nftables(packets(Kind::Egress), 1_000),
+                "ratio",
+            ),
+            (
+                "established_vs_limit",
+                self.added(established, Bulkhead(1_000), Limit),
+                "ratio",
+            ),
+            (
+                "new_flow_vs_nftables_1k",
+                against_nftables(new, 1_000),
+                "ratio",
+            ),
+            (
+                "new_flow_vs_nftables_100k",
+                against_nftables(new, 100_000),
+                "ratio",
+            ),
+            (
+                "new_flow_100k_vs_10",
+                self.added(new, Bulkhead(100_000), Bulkhead(10)),
+                "ratio",
+            ),
+            (
+                "denied_vs_nothing",
+                self.ratio(packets(Kind::Denied), Bulkhead(1_000), Nothing),
+                "ratio",
+            ),
+            (
+                "denied_read_vs_nothing",
+                self.ratio(Measure::Read(Kind::Denied), Bulkhead(1_000), Nothing),
+                "ratio",
+            ),
             ("apply_10k_ms", asked("apply", 10_000), "ms"),
             ("apply_one_address_ms", asked("address", 10_000), "ms"),
             ("memory_mib_100k", asked("memory", 100_000), "MiB"),
-            ("tcp_rtt_vs_nftables", against_nftables(Measure::RoundTrip, 1_000), "ratio"),
-            ("connect_vs_nftables", against_nftables(Measure::Connect, 1_000), "ratio"),
-            ("throughput_vs_nothing", self.ratio(Measure::Megabyte, Nothing, Bulkhead(1_000)), "ratio"),
+            (
+                "tcp_rtt_vs_nftables",
+                against_nftables(Measure::RoundTrip, 1_000),
+                "ratio",
+            ),
+            (
+                "connect_vs_nftables",
+                against_nftables(Measure::Connect, 1_000),
+                "ratio",
+            ),
+            (
+                "throughput_vs_nothing",
+                self.ratio(Measure::Megabyte, Nothing, Bulkhead(1_000)),
+                "ratio",
+            ),
         ]
         .into_iter()
         .map(|(name, value, unit)| Ok((name, value.context("a figure was not measured")?, unit)))

@@ -7,8 +7,11 @@ use crate::{
     traffic::Kind,
 };
 
-const COLOURS: [(&str, &str); 3] =
-    [("nftables", "#888888"), ("iptables", "#c08040"), ("Bulkhead", "#2060c0")];
+const COLOURS: [(&str, &str); 3] = [
+    ("nftables", "#888888"),
+    ("iptables", "#c08040"),
+    ("Bulkhead", "#2060c0"),
+];
 
 fn of_kind(kind: &str, rules: usize) -> Firewall {
     match kind {
@@ -37,7 +40,7 @@ pub fn markdown(results: &Results, sizes: &[usize]) -> String {
         };
         let _ = writeln!(text, "\n## {measure}, {unit}\n");
         let per_second = match measure {
-            Measure::Packets(_) | Measure::ScanRead => Some("packets/s"),
+            Measure::Packets(_) | Measure::Read(_) => Some("packets/s"),
             Measure::Connect => Some("connections/s"),
             Measure::RoundTrip => Some("round trips/s"),
             Measure::Megabyte => Some("MB/s"),
@@ -45,7 +48,10 @@ pub fn markdown(results: &Results, sizes: &[usize]) -> String {
         };
         match per_second {
             Some(rate) => {
-                let _ = writeln!(text, "| | {unit} | {rate} | to nothing | added, to nftables' |\n|---|---|---|---|---|");
+                let _ = writeln!(
+                    text,
+                    "| | {unit} | {rate} | to nothing | added, to nftables' |\n|---|---|---|---|---|"
+                );
             }
             None => {
                 let _ = writeln!(text, "| | {unit} |\n|---|---|");
@@ -59,12 +65,18 @@ pub fn markdown(results: &Results, sizes: &[usize]) -> String {
                 let _ = writeln!(text, "| {firewall} | {value:.2} |");
                 continue;
             }
-            let nothing = results.value(measure, Firewall::Nothing).unwrap_or(f64::NAN);
+            let nothing = results
+                .value(measure, Firewall::Nothing)
+                .unwrap_or(f64::NAN);
             let rules = match firewall {
-                Firewall::Nftables(rules) | Firewall::Iptables(rules) | Firewall::Bulkhead(rules) => rules,
+                Firewall::Nftables(rules)
+                | Firewall::Iptables(rules)
+                | Firewall::Bulkhead(rules) => rules,
                 _ => 1_000,
             };
-            let added = results.added(measure, firewall, Firewall::Nftables(rules)).unwrap_or(f64::NAN);
+            let added = results
+                .added(measure, firewall, Firewall::Nftables(rules))
+                .unwrap_or(f64::NAN);
             let _ = writeln!(
                 text,
                 "| {firewall} | {value:.0} | {:.0} | {:.2} | {added:.2} |",
@@ -79,11 +91,18 @@ pub fn markdown(results: &Results, sizes: &[usize]) -> String {
 /// What opening a flow adds, over the number of rules.
 pub fn plot(results: &Results, sizes: &[usize]) -> String {
     let measure = Measure::Packets(Kind::New);
-    let nothing = results.value(measure, Firewall::Nothing).unwrap_or_default();
+    let nothing = results
+        .value(measure, Firewall::Nothing)
+        .unwrap_or_default();
     let added = |firewall| results.value(measure, firewall).unwrap_or(f64::NAN) - nothing;
-    let most = Firewall::all(sizes).into_iter().map(added).fold(1.0, f64::max);
+    let most = Firewall::all(sizes)
+        .into_iter()
+        .map(added)
+        .fold(1.0, f64::max);
     let (width, height, left, bottom) = (640.0, 360.0, 70.0, 40.0);
-    let x = |place: usize| left + (width - left - 120.0) * place as f64 / (sizes.len() - 1).max(1) as f64;
+    let x = |place: usize| {
+        left + (width - left - 120.0) * place as f64 / (sizes.len() - 1).max(1) as f64
+    };
     let y = |value: f64| height - bottom - (height - bottom - 30.0) * value / most;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
@@ -100,10 +119,18 @@ pub fn plot(results: &Results, sizes: &[usize]) -> String {
         );
     }
     for (place, rules) in sizes.iter().enumerate() {
-        let _ = writeln!(svg, "<text x=\"{:.0}\" y=\"{:.0}\">{rules}</text>", x(place) - 12.0, height - 14.0);
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.0}\" y=\"{:.0}\">{rules}</text>",
+            x(place) - 12.0,
+            height - 14.0
+        );
     }
     for (kind, colour) in COLOURS {
-        let values: Vec<f64> = sizes.iter().map(|rules| added(of_kind(kind, *rules))).collect();
+        let values: Vec<f64> = sizes
+            .iter()
+            .map(|rules| added(of_kind(kind, *rules)))
+            .collect();
         let points: Vec<String> = values
             .iter()
             .enumerate()

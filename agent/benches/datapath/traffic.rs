@@ -88,7 +88,8 @@ impl Traffic {
         for flow in 0..=FLOWS {
             let from = if flow == 0 { EXACT } else { client(flow - 1) };
             self.send_from(from, CLIENT_PORT)?;
-            self.server.send_to(&[0; 18], SocketAddrV4::new(from, CLIENT_PORT))?;
+            self.server
+                .send_to(&[0; 18], SocketAddrV4::new(from, CLIENT_PORT))?;
         }
         Ok(())
     }
@@ -186,7 +187,11 @@ impl Clock {
             let wall = wall.elapsed().as_nanos() as f64 / 220.0;
             best = [best[0].min(core), best[1].min(wall)];
         }
-        Ok(if best[0] > 0.8 * best[1] { Self::Core } else { Self::Wall })
+        Ok(if best[0] > 0.8 * best[1] {
+            Self::Core
+        } else {
+            Self::Wall
+        })
     }
 
     /// Nanoseconds since some moment.

@@ -52,7 +52,9 @@ impl Worker {
             output: BufReader::new(output),
             child,
         };
-        worker.answer().with_context(|| format!("starting `{kind}` with {rules} rules"))?;
+        worker
+            .answer()
+            .with_context(|| format!("starting `{kind}` with {rules} rules"))?;
         Ok(worker)
     }
 
@@ -60,7 +62,8 @@ impl Worker {
     pub fn ask(&mut self, what: &str) -> Result<f64> {
         let input = self.input.as_mut().context("the worker has ended")?;
         writeln!(input, "{what}").context("telling a worker")?;
-        self.answer().with_context(|| format!("asking a worker to {what}"))
+        self.answer()
+            .with_context(|| format!("asking a worker to {what}"))
     }
 
     fn answer(&mut self) -> Result<f64> {
@@ -140,8 +143,14 @@ fn written(datagram: etherparse::PacketBuilderStep<etherparse::UdpHeader>) -> Ve
 fn agent(rules: usize) -> Result<()> {
     let directory = tempfile::tempdir()?;
     // `ip netns exec` has given this process mounts of its own.
-    mount("bpf", directory.path(), "bpf", MountFlags::empty(), None::<&std::ffi::CStr>)
-        .context("mounting a BPF file system")?;
+    mount(
+        "bpf",
+        directory.path(),
+        "bpf",
+        MountFlags::empty(),
+        None::<&std::ffi::CStr>,
+    )
+    .context("mounting a BPF file system")?;
     let served = serve_agent(directory.path(), rules);
     let _ = unmount(directory.path(), UnmountFlags::DETACH);
     served
@@ -159,7 +168,9 @@ fn serve_agent(bpffs: &std::path::Path, rules: usize) -> Result<()> {
     let mut applied = 0_u64;
     apply(&mut enforcer, &mut policy, &mut applied)?;
     ensure!(!enforcer.attach()?.is_empty(), "no interface was taken");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()?;
     let mut reading = None;
     serve(|what| match what {
         "established" => {

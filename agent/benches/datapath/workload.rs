@@ -86,17 +86,28 @@ impl Workload {
     pub fn policy(&self, revision: u64) -> HostPolicy {
         let addresses = self.allowed.len().div_ceil(PORTS);
         let share = if addresses > IDENTITIES { 10 } else { 1 };
-        let identity = |address: Ipv4Addr| {
-            Identity(1_000 + (u32::from(address) - u32::from(EXACT)) / share)
-        };
+        let identity =
+            |address: Ipv4Addr| Identity(1_000 + (u32::from(address) - u32::from(EXACT)) / share);
         let mut rules: Vec<Rule> = Vec::new();
         for net in &self.denied {
             let peers = subnet(*net);
-            rules.push(rule(Tier::Guardrail, Action::Deny, peers, None, rules.len()));
+            rules.push(rule(
+                Tier::Guardrail,
+                Action::Deny,
+                peers,
+                None,
+                rules.len(),
+            ));
         }
         for net in &self.subnets {
             let peers = subnet(*net);
-            rules.push(rule(Tier::Policy, Action::Allow, peers, Some(PORT), rules.len()));
+            rules.push(rule(
+                Tier::Policy,
+                Action::Allow,
+                peers,
+                Some(PORT),
+                rules.len(),
+            ));
         }
         let pairs: BTreeMap<(Identity, u16), ()> = self
             .allowed
@@ -108,7 +119,13 @@ impl Workload {
                 identities: vec![identity],
                 subnets: Vec::new(),
             };
-            rules.push(rule(Tier::Policy, Action::Allow, peers, Some(port), rules.len()));
+            rules.push(rule(
+                Tier::Policy,
+                Action::Allow,
+                peers,
+                Some(port),
+                rules.len(),
+            ));
         }
         rules.push(rule(Tier::Policy, Action::Deny, PeerMatch::Any, None, 0));
         for direction in Direction::ALL {
@@ -148,14 +165,22 @@ impl Workload {
         );
         let mut add = |kind: &str, set: &str, elements: Vec<String>| {
             for some in elements.chunks(4_096) {
-                let _ = writeln!(script, "add {kind} inet filter {set} {{ {} }}", some.join(", "));
+                let _ = writeln!(
+                    script,
+                    "add {kind} inet filter {set} {{ {} }}",
+                    some.join(", ")
+                );
             }
         };
         let elements = |nets: &[Ipv4Net], port: &str| -> Vec<String> {
             nets.iter().map(|net| format!("{net}{port}")).collect()
         };
         add("element", "denied", elements(&self.denied, ""));
-        add("element", "subnets", elements(&self.subnets, &format!(" . {PORT}")));
+        add(
+            "element",
+            "subnets",
+            elements(&self.subnets, &format!(" . {PORT}")),
+        );
         let allowed = self.allowed.iter();
         let allowed = allowed.map(|(address, port)| format!("{address} . {port} : accept"));
         add("element", "allowed", allowed.collect());
