@@ -17,9 +17,13 @@ use crate::{
     kernel::{self, Attachment, Events, Hooking, KernelError, Maps, Programs},
     local_tiers::LocalTiers,
     lower::{TABLES_VERSION, lower},
-    plan::{NoRoom, Observed, Operation, Stamp, plan},
+    plan::{NoRoom, Observed, Operation, Stamp, plan, runs},
     rule_book::RuleBook,
 };
+
+mod one_address;
+
+use self::one_address::Applied;
 
 /// A denied flow is reported at most once in this many nanoseconds; its repeats are summed.
 const REPORT_INTERVAL: u64 = 1_000_000_000;
@@ -114,6 +118,8 @@ pub struct Enforcer {
     maps: Maps,
     /// What the maps hold; `None` when that is not known, and is to be read before the next plan.
     observed: Option<Observed>,
+    /// What they were last filled from, if this process did so.
+    applied: Option<Applied>,
     rule_book: RuleBook,
     /// Interfaces that were complained about, so as to do so once.
     unfit: Vec<(String, Unfit)>,
@@ -138,6 +144,7 @@ impl Enforcer {
             programs,
             maps,
             observed,
+            applied: None,
             rule_book,
             unfit: Vec::new(),
         })
@@ -164,8 +171,6 @@ impl Enforcer {
         local: &LocalTiers,
         now: Timestamp,
     ) -> Result<Live, EnforceError> {
-        let mut merged = local.merge(policy);
-        exceptions::leave_out_ended(&mut merged, now);
         let last_end = exceptions::last_end(policy, now).unwrap_or_default();
         let stamp = Stamp {
             revision: policy.revision.0,
@@ -175,13 +180,23 @@ impl Enforcer {
             local: local.fingerprint() ^ TABLES_VERSION.rotate_right(8) ^ last_end.0,
             report_interval: REPORT_INTERVAL,
         };
-        if let Some(settings) = self.maps.live()?
+        let settings = self.maps.live()?;
+        if let Some(settings) = settings
             && settings.digest == digest
             && settings.local == stamp.local
         {
+            let merged = Self::merged(policy, local, now);
             self.rule_book.insert(settings.generation, &merged);
+            self.applied = Some(Applied::new(policy, &merged));
             return Ok(live_of(settings));
         }
+        if let Some(settings) = &settings
+            && settings.local == stamp.local
+            && let Some(live) = self.apply_address(policy, settings, &stamp)?
+        {
+            return Ok(live);
+        }
+        let merged = Self::merged(policy, local, now);
         let classes = policy::classify(&merged)?;
         let observed = match &self.observed {
             Some(observed) => observed.clone(),
@@ -194,16 +209,17 @@ impl Enforcer {
         self.rule_book.insert(next, &merged);
         // Unknown until all is done: half a plan may stand in the idle tables.
         self.observed = None;
+        self.applied = None;
         let flip = operations
             .iter()
             .position(|operation| matches!(operation, Operation::Flip { .. }))
             .map_or(0, |flip| flip + 1);
-        for operation in &operations[..flip] {
-            self.maps.execute(operation)?;
+        for run in runs(&operations[..flip]) {
+            self.maps.execute(run)?;
         }
         let mut clean = true;
-        for operation in &operations[flip..] {
-            if let Err(error) = self.maps.execute(operation) {
+        for run in runs(&operations[flip..]) {
+            if let Err(error) = self.maps.execute(run) {
                 tracing::warn!(
                     error = with_causes(&error),
                     "the policy is enforced, but what it has no more use for stays in the kernel maps: the next one removes it"
@@ -220,11 +236,19 @@ impl Enforcer {
             "policy applied"
         );
         self.observed = clean.then_some(after);
+        self.applied = Some(Applied::new(policy, &merged));
         Ok(Live {
             generation: next,
             revision: policy.revision,
             digest,
         })
+    }
+
+    /// A policy with the host's own rules and without those that have ended.
+    fn merged(policy: &HostPolicy, local: &LocalTiers, now: Timestamp) -> HostPolicy {
+        let mut merged = local.merge(policy);
+        exceptions::leave_out_ended(&mut merged, now);
+        merged
     }
 
     /// Attaches to the interfaces that shall be policed and are not; their names.

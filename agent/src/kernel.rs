@@ -19,6 +19,7 @@ use rustix::time::{ClockId, clock_getres};
 use crate::interfaces::Interface;
 
 mod attach;
+mod batch;
 mod clsact;
 mod error;
 mod events;
