@@ -53,7 +53,16 @@ fn main() -> anyhow::Result<()> {
             "the kernel programs did not build: `cargo xtask setup` installs what they need (rust-src and bpf-linker)"
         );
     }
-    let object = target_dir.join(TARGET).join("release").join(PACKAGE);
-    println!("cargo:rustc-env=BULKHEAD_EBPF_OBJECT={}", object.display());
+    let objects = target_dir.join(TARGET).join("release");
+    for (variable, program) in [
+        ("BULKHEAD_EBPF_OBJECT", PACKAGE),
+        // What the benchmark compares with.
+        ("BULKHEAD_LIMIT_OBJECT", "limit"),
+    ] {
+        println!(
+            "cargo:rustc-env={variable}={}",
+            objects.join(program).display()
+        );
+    }
     Ok(())
 }

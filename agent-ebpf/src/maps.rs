@@ -15,11 +15,14 @@ use datapath::{
 };
 
 const SUBNETS: u32 = MAX_PEERS;
+/// Those of two policies. A power of two: as many buckets are made, and more would make twice as many.
+const ADDRESSES: u32 = 262_144;
 const FLOWS: u32 = 131_072;
 const DENIED_FLOWS: u32 = 16_384;
 /// Packets in fragments that are on their way at once, of each family.
 const FRAGMENTS: u32 = 8_192;
-const EVENT_BYTES: u32 = 1 << 20;
+/// The size of the ring.
+pub const EVENT_BYTES: u32 = 1 << 20;
 
 /// The live generation, alone; 0 is none.
 #[map]
@@ -35,9 +38,9 @@ pub static PORT_PAGES: Array<PortPage> = Array::pinned(2 * PAGES, BPF_F_RDONLY_P
 pub static MATRIX: Array<MatrixCell> = Array::pinned(2 * MAX_CELLS, BPF_F_RDONLY_PROG);
 
 #[map]
-pub static PEERS_V4: HashMap<Ipv4, u32> = HashMap::pinned(MAX_PEERS, BPF_F_NO_PREALLOC);
+pub static PEERS_V4: HashMap<Ipv4, u32> = HashMap::pinned(ADDRESSES, BPF_F_NO_PREALLOC);
 #[map]
-pub static PEERS_V6: HashMap<Ipv6, u32> = HashMap::pinned(MAX_PEERS, BPF_F_NO_PREALLOC);
+pub static PEERS_V6: HashMap<Ipv6, u32> = HashMap::pinned(ADDRESSES, BPF_F_NO_PREALLOC);
 #[map]
 pub static SUBNETS_V4: LpmTrie<Ipv4, u32> = LpmTrie::pinned(SUBNETS, BPF_F_NO_PREALLOC);
 #[map]

@@ -1,6 +1,10 @@
 //! The tables of a verdict on BPF maps.
 
-use aya_ebpf::maps::{PerCpuArray, lpm_trie::Key};
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::generated::bpf_ktime_get_ns,
+    maps::{PerCpuArray, lpm_trie::Key},
+};
 use datapath::{
     Direction, FamilyTables, Reason, Tables,
     layout::{
@@ -88,7 +92,24 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn report(&self, event: &Event) -> bool {
-        maps::EVENTS.output::<Event>(event, 0).is_ok()
+        let Some(mut entry) = maps::EVENTS.reserve::<Event>(0) else {
+            return false;
+        };
+        let entry_event = entry.write(*event);
+        // What people read is of the clock that they have.
+        // SAFETY: the helper has no precondition.
+        entry_event.time = unsafe { bpf_ktime_get_ns() };
+        // Waking the reader costs more than all else together, and it looks by itself often enough:
+        // it is woken only when the ring fills faster than that.
+        let wake = if maps::EVENTS.query(u64::from(BPF_RB_AVAIL_DATA))
+            < u64::from(maps::EVENT_BYTES / 2)
+        {
+            BPF_RB_NO_WAKEUP
+        } else {
+            BPF_RB_FORCE_WAKEUP
+        };
+        entry.submit(u64::from(wake));
+        true
     }
 }
 

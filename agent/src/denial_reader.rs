@@ -1,8 +1,11 @@
 //! From the kernel's ring of events to denials in batches.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::sync::mpsc;
@@ -16,8 +19,11 @@ use crate::{
 /// Batches between the reader of events and who takes them; a full one fills the ring, which counts.
 const BATCHES: usize = 16;
 const BATCH: usize = 512;
-/// How long the reader of events may take to notice that it shall stop.
-const WAKE_MS: u32 = 200;
+/// How long an event may lie in the ring, which wakes nobody before it is half full; and how long the
+/// reader may take to notice that it shall stop.
+const WAKE_MS: u32 = 50;
+/// Between two looks while events come. The ring is read in bulk, away from those who write it.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Denials as they come, and what tells their reader to stop.
 #[derive(Debug)]
@@ -90,5 +96,6 @@ fn read_events(
                 return;
             }
         }
+        std::thread::sleep(PAUSE);
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use datapath::{Reason, layout::Counter};
+use datapath::{Direction, Reason, Verdict, layout::Counter};
 use policy::{HostPolicy, Revision, Timestamp, classify::TooLarge};
 
 use crate::{
@@ -19,9 +19,13 @@ use crate::{
     kernel::{self, Attachment, Events, Hooking, KernelError, Maps, Programs},
     local_tiers::LocalTiers,
     lower::{TABLES_VERSION, lower},
-    plan::{NoRoom, Observed, Operation, Stamp, plan},
+    plan::{NoRoom, Observed, Operation, Stamp, plan, runs},
     rule_book::RuleBook,
 };
+
+mod one_address;
+
+use self::one_address::Applied;
 
 /// A denied flow is reported at most once in this many nanoseconds; its repeats are summed.
 const REPORT_INTERVAL: u64 = 1_000_000_000;
@@ -127,6 +131,8 @@ pub struct Enforcer {
     maps: Maps,
     /// What the maps hold; `None` when that is not known, and is to be read before the next plan.
     observed: Option<Observed>,
+    /// What they were last filled from, if this process did so.
+    applied: Option<Applied>,
     rule_book: RuleBook,
     /// Events that an agent of another version left unread.
     left_in_ring: u64,
@@ -149,6 +155,7 @@ impl Enforcer {
             programs,
             maps,
             observed: None,
+            applied: None,
             rule_book,
             left_in_ring: 0,
             unfit: Vec::new(),
@@ -213,8 +220,6 @@ impl Enforcer {
         local: &LocalTiers,
         now: Timestamp,
     ) -> Result<Live, EnforceError> {
-        let mut merged = local.merge(policy);
-        exceptions::leave_out_ended(&mut merged, now);
         let last_end = exceptions::last_end(policy, now).unwrap_or_default();
         let stamp = Stamp {
             revision: policy.revision.0,
@@ -232,13 +237,23 @@ impl Enforcer {
             learn: policy.revision == Revision::default(),
             other_ether_types: local.other_ethertypes.number(),
         };
-        if let Some(settings) = self.maps.live()?
+        let settings = self.maps.live()?;
+        if let Some(settings) = settings
             && settings.digest == digest
             && settings.local == stamp.local
         {
+            let merged = Self::merged(policy, local, now);
             self.rule_book.insert(settings.generation, &merged);
+            self.applied = Some(Applied::new(policy, &merged));
             return Ok(live_of(settings));
         }
+        if let Some(settings) = &settings
+            && settings.local == stamp.local
+            && let Some(live) = self.apply_address(policy, settings, &stamp)?
+        {
+            return Ok(live);
+        }
+        let merged = Self::merged(policy, local, now);
         let classes = policy::classify(&merged)?;
         let observed = match &self.observed {
             Some(observed) => observed.clone(),
@@ -251,16 +266,17 @@ impl Enforcer {
         self.rule_book.insert(next, &merged);
         // Unknown until all is done: half a plan may stand in the idle tables.
         self.observed = None;
+        self.applied = None;
         let flip = operations
             .iter()
             .position(|operation| matches!(operation, Operation::Flip { .. }))
             .map_or(0, |flip| flip + 1);
-        for operation in &operations[..flip] {
-            self.maps.execute(operation)?;
+        for run in runs(&operations[..flip]) {
+            self.maps.execute(run)?;
         }
         let mut clean = true;
-        for operation in &operations[flip..] {
-            if let Err(error) = self.maps.execute(operation) {
+        for run in runs(&operations[flip..]) {
+            if let Err(error) = self.maps.execute(run) {
                 tracing::warn!(
                     error = with_causes(&error),
                     "the policy is enforced, but what it has no more use for stays in the kernel maps: the next one removes it"
@@ -277,6 +293,7 @@ impl Enforcer {
             "policy applied"
         );
         self.observed = clean.then_some(after);
+        self.applied = Some(Applied::new(policy, &merged));
         Ok(Live {
             generation: next,
             revision: policy.revision,
@@ -300,6 +317,13 @@ impl Enforcer {
     #[must_use]
     pub fn has_predecessor(&self) -> bool {
         self.programs.predecessor().is_some()
+    }
+
+    /// A policy with the host's own rules and without those that have ended.
+    fn merged(policy: &HostPolicy, local: &LocalTiers, now: Timestamp) -> HostPolicy {
+        let mut merged = local.merge(policy);
+        exceptions::leave_out_ended(&mut merged, now);
+        merged
     }
 
     /// Attaches to the interfaces that shall be policed and are not; their names.
@@ -385,6 +409,19 @@ impl Enforcer {
         Ok(counters)
     }
 
+    /// Judges a frame that no device has seen, `repeat` times: the last verdict, and the mean time.
+    ///
+    /// # Errors
+    /// [`EnforceError::Kernel`].
+    pub fn time_packet(
+        &mut self,
+        direction: Direction,
+        frame: &[u8],
+        repeat: u32,
+    ) -> Result<(Verdict, Duration), EnforceError> {
+        Ok(self.programs.time_packet(direction, frame, repeat)?)
+    }
+
     /// Removes everything: enforcement ends. The interfaces that it ended on; `None` when there was
     /// nothing.
     ///
@@ -455,4 +492,4 @@ fn counters_of(reasons: Vec<(Reason, Counter)>) -> Counters {
 }
 
 #[cfg(test)]
-pub mod tests;
+pub(crate) mod tests;

@@ -14,9 +14,12 @@ use aya::{
     programs::{ProgramError, SchedClassifier},
 };
 
+use rustix::time::{ClockId, clock_getres};
+
 use crate::{fail, interfaces::Interface};
 
 mod attach;
+mod batch;
 mod clsact;
 mod error;
 mod events;
@@ -26,6 +29,7 @@ mod netlink;
 mod predecessor;
 mod requirements;
 mod shape;
+mod test_run;
 #[cfg(test)]
 pub mod testing;
 
@@ -186,10 +190,21 @@ fn make_maps(pin_dir: &Path, flows: u32, log: VerifierLogLevel) -> Result<Ebpf, 
     EbpfLoader::new()
         .verifier_log_level(log)
         .default_map_pin_directory(pin_dir)
+        .override_global("NS_PER_TICK", &ns_per_tick(), true)
         .map_max_entries("FLOWS_V4", flows)
         .map_max_entries("FLOWS_V6", flows)
         .load(OBJECT)
         .map_err(|error| KernelError::bpf("making the kernel maps", error))
+}
+
+/// Nanoseconds between two ticks, which is how fine the coarse clock is
+/// (`hrtimer_get_res` in `kernel/time/hrtimer.c`: `KTIME_LOW_RES`).
+fn ns_per_tick() -> u64 {
+    let tick = clock_getres(ClockId::MonotonicCoarse);
+    u64::try_from(tick.tv_sec)
+        .unwrap_or_default()
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::try_from(tick.tv_nsec).unwrap_or_default())
 }
 
 fn load_program(ebpf: &mut Ebpf, hook: &Hook) -> Result<(), ProgramError> {

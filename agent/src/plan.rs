@@ -6,7 +6,10 @@
 //! flip. So at every step each address has one class in each generation, and the flip is the only
 //! moment at which a verdict changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem::discriminant,
+};
 
 use datapath::layout::{
     EventLimits, MAX_CELLS, MAX_PEERS, MAX_RULES, MatrixCell, PAGES, PortPage, Settings, Timeouts,
@@ -15,6 +18,8 @@ use datapath::layout::{
 use ipnet::IpNet;
 
 use crate::lower::Tables;
+
+pub use self::address::{AddressChange, change_address};
 
 // What the controller lets through fits; see `policy::limits`.
 const _: () = {
@@ -188,9 +193,16 @@ pub fn plan(
     fits("matrix cells", desired.matrix.len(), MAX_CELLS as usize)?;
     let live = observed.generation;
     let next = following(live);
+    let mut operations = Vec::new();
     // A packet may still hold the number of a peer that the plan before has removed, and that this one
     // gives to another prefix.
-    let mut operations = vec![Operation::Settle];
+    if desired
+        .peers
+        .keys()
+        .any(|prefix| !observed.peers.contains_key(prefix))
+    {
+        operations.push(Operation::Settle);
+    }
 
     let mut numbers = Numbers::new(observed);
     let mut peers = BTreeMap::new();
@@ -269,13 +281,20 @@ pub fn plan(
         rules: desired.rules,
     });
     operations.push(Operation::Flip { generation: next });
-    operations.push(Operation::Settle);
+    if !stale.is_empty() {
+        operations.push(Operation::Settle);
+    }
     operations.extend(
         stale
             .iter()
             .map(|(prefix, _)| Operation::RemovePeer { prefix: *prefix }),
     );
     Ok(operations)
+}
+
+/// Operations of one kind that follow each other, to be executed at once.
+pub fn runs(operations: &[Operation]) -> impl Iterator<Item = &[Operation]> {
+    operations.chunk_by(|one, next| discriminant(one) == discriminant(next))
 }
 
 fn fits(what: &'static str, needed: usize, limit: usize) -> Result<(), NoRoom> {
@@ -333,6 +352,7 @@ impl Numbers {
     }
 }
 
+mod address;
 #[cfg(test)]
 pub mod memory;
 #[cfg(test)]

@@ -73,6 +73,24 @@ impl RuleBook {
         pages.truncate(REMEMBERED);
     }
 
+    /// Gives the rules of a generation to another one too, for tables that stay and get another number.
+    pub fn renumber(&self, from: u32, to: u32, revision: Revision) {
+        let mut pages = self.pages();
+        let Some(rules) = pages
+            .iter()
+            .find(|page| page.generation == from)
+            .map(|page| Arc::clone(&page.rules))
+        else {
+            return;
+        };
+        pages.push_front(Page {
+            generation: to,
+            revision,
+            rules,
+        });
+        pages.truncate(REMEMBERED);
+    }
+
     fn name(&self, generation: u32, rule: u32) -> Option<(Name, Revision)> {
         let pages = self.pages();
         let page = pages.iter().find(|page| page.generation == generation)?;

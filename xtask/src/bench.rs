@@ -4,13 +4,18 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde_json::Value;
 
-use crate::{cargo, command};
+use crate::{
+    cargo, command, require_root,
+    setup::{self, Purpose},
+};
 
 /// What is measured.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Subject {
     /// Compiling, keeping a fleet up to date, asking
     Policy,
+    /// What a packet costs, beside nftables and iptables (as root)
+    Datapath,
 }
 
 /// Builds a benchmark optimised, runs it and prints what it measured.
@@ -21,6 +26,11 @@ pub enum Subject {
 pub fn run(subject: Subject, json: bool) -> Result<()> {
     let (package, bench) = match subject {
         Subject::Policy => ("bulkhead-policy", "policy"),
+        Subject::Datapath => {
+            require_root("bench datapath")?;
+            setup::ensure(Purpose::Bench)?;
+            ("bulkhead-agent", "datapath")
+        }
     };
     let lines = command::output(cargo().args(["bench", "--package", package, "--bench", bench]))?;
     if json {
@@ -59,7 +69,7 @@ impl Measure {
 }
 
 fn table(measures: &[Measure]) -> String {
-    let mut table = format!("{:<24} {:>12} {:<10} ROUNDS\n", "NAME", "MEDIAN", "UNIT");
+    let mut table = format!("{:<28} {:>12} {:<10} ROUNDS\n", "NAME", "MEDIAN", "UNIT");
     for Measure {
         name,
         value,
@@ -68,7 +78,7 @@ fn table(measures: &[Measure]) -> String {
     } in measures
     {
         let decimals = if *value < 100.0 { 2 } else { 0 };
-        table += &format!("{name:<24} {value:>12.decimals$} {unit:<10} {rounds}\n");
+        table += &format!("{name:<28} {value:>12.decimals$} {unit:<10} {rounds}\n");
     }
     table
 }

@@ -27,6 +27,8 @@ pub enum Purpose {
     Demo,
     /// Compile and run every test.
     Test,
+    /// Compile and measure the datapath beside others.
+    Bench,
     /// Compile and run the static checks.
     Check,
     /// All of these.
@@ -69,6 +71,13 @@ const TO_RUN: &[Package] = &[
     package("iputils-ping", Probe::Program("ping")),
     package("netcat-openbsd", Probe::Program("nc.openbsd")),
     package("util-linux", Probe::Program("nsenter")),
+];
+
+const TO_BENCH: &[Package] = &[
+    package("iproute2", Probe::Program("ip")),
+    package("nftables", Probe::Program("nft")),
+    package("iptables", Probe::Program("iptables-restore")),
+    package("ipset", Probe::Program("ipset")),
 ];
 
 const TO_TEST: &[Package] = &[
@@ -158,7 +167,7 @@ fn kubernetes_validate() -> PathBuf {
 }
 
 fn missing(purpose: Purpose) -> Result<Vec<Step>> {
-    use Purpose::{Check, Demo, Everything, Test};
+    use Purpose::{Bench, Check, Demo, Everything, Test};
     let mut packages: Vec<&Package> = TO_BUILD.iter().collect();
     let mut then = Vec::new();
 
@@ -176,6 +185,9 @@ fn missing(purpose: Purpose) -> Result<Vec<Step>> {
     }
     if matches!(purpose, Demo | Test | Everything) {
         packages.extend(TO_RUN);
+    }
+    if matches!(purpose, Bench | Everything) {
+        packages.extend(TO_BENCH);
     }
     if matches!(purpose, Test | Everything) {
         packages.extend(TO_TEST);

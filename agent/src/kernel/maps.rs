@@ -20,7 +20,7 @@ use ipnet::IpNet;
 
 use crate::{
     fail,
-    kernel::KernelError,
+    kernel::{KernelError, batch::Bulk},
     plan::{Observed, Operation},
 };
 
@@ -37,14 +37,23 @@ pub struct Maps {
     generation: Array<MapData, u32>,
     settings: Array<MapData, Raw<Settings>>,
     peer_classes: Array<MapData, u32>,
-    port_pages: Array<MapData, Raw<PortPage>>,
-    matrix: Array<MapData, Raw<MatrixCell>>,
     peers_v4: HashMap<MapData, [u8; 4], u32>,
     peers_v6: HashMap<MapData, [u8; 16], u32>,
     subnets_v4: LpmTrie<MapData, [u8; 4], u32>,
     subnets_v6: LpmTrie<MapData, [u8; 16], u32>,
     rule_counters: PerCpuArray<MapData, Raw<Counter>>,
+    bulk: Bulks,
     reason_counters: PerCpuArray<MapData, Raw<Counter>>,
+}
+
+/// Those that are written in bulk.
+struct Bulks {
+    peer_classes: Bulk<u32, u32>,
+    port_pages: Bulk<u32, Raw<PortPage>>,
+    matrix: Bulk<u32, Raw<MatrixCell>>,
+    peers_v4: Bulk<[u8; 4], u32>,
+    peers_v6: Bulk<[u8; 16], u32>,
+    rule_counters: Bulk<u32, Raw<Counter>>,
 }
 
 /// Opens one pinned map as the type it is used as.
@@ -98,13 +107,19 @@ impl Maps {
             generation: open_map(pin_dir, "GENERATION")?,
             settings: open_map(pin_dir, "SETTINGS")?,
             peer_classes: open_map(pin_dir, "PEER_CLASSES")?,
-            port_pages: open_map(pin_dir, "PORT_PAGES")?,
-            matrix: open_map(pin_dir, "MATRIX")?,
             peers_v4: open_map(pin_dir, "PEERS_V4")?,
             peers_v6: open_map(pin_dir, "PEERS_V6")?,
             subnets_v4: open_map(pin_dir, "SUBNETS_V4")?,
             subnets_v6: open_map(pin_dir, "SUBNETS_V6")?,
             rule_counters: open_map(pin_dir, "RULE_COUNTERS")?,
+            bulk: Bulks {
+                peer_classes: Bulk::open(pin_dir, "PEER_CLASSES")?,
+                port_pages: Bulk::open(pin_dir, "PORT_PAGES")?,
+                matrix: Bulk::open(pin_dir, "MATRIX")?,
+                peers_v4: Bulk::open(pin_dir, "PEERS_V4")?,
+                peers_v6: Bulk::open(pin_dir, "PEERS_V6")?,
+                rule_counters: Bulk::open(pin_dir, "RULE_COUNTERS")?,
+            },
             reason_counters: open_map(pin_dir, "REASON_COUNTERS")?,
         })
     }
@@ -164,43 +179,56 @@ impl Maps {
         })
     }
 
-    /// Executes one operation; what a packet may be judged by soon is read back.
+    /// Executes operations of one kind; what a packet may be judged by soon is read back.
     ///
     /// # Errors
-    /// As [`Maps::open`], and [`KernelError::ReadBack`].
-    pub fn execute(&mut self, operation: &Operation) -> Result<(), KernelError> {
-        fail::step(operation.name())?;
-        match operation {
-            Operation::SetPeerClass {
-                generation,
-                peer,
-                class,
-            } => {
-                let index = peer_index(*generation, *peer);
-                write(&mut self.peer_classes, "PEER_CLASSES", index, *class)
+    /// As [`Maps::open`], and [`KernelError::ReadBack`]: some of them may be done.
+    pub fn execute(&mut self, run: &[Operation]) -> Result<(), KernelError> {
+        if let Some(operation) = run.first() {
+            fail::step(operation.name())?;
+        }
+        let (mut indices, mut classes) = (Vec::new(), Vec::new());
+        let (mut pages, mut cells, mut new_peers) = (Vec::new(), Vec::new(), Vec::new());
+        for operation in run {
+            match operation {
+                Operation::SetPeerClass {
+                    generation,
+                    peer,
+                    class,
+                } => {
+                    indices.push(peer_index(*generation, *peer));
+                    classes.push(*class);
+                }
+                Operation::WritePage { index, page } => {
+                    indices.push(*index);
+                    pages.push(Raw(**page));
+                }
+                Operation::WriteCell { index, cell } => {
+                    indices.push(*index);
+                    cells.push(Raw(*cell));
+                }
+                Operation::InsertPeer { prefix, peer } => new_peers.push((*prefix, *peer)),
+                Operation::RemovePeer { prefix } => self.remove_peer(prefix)?,
+                Operation::WriteSettings(settings) => {
+                    let index = slot_of(settings.generation);
+                    write(&mut self.settings, "SETTINGS", index, Raw(*settings))?;
+                }
+                Operation::ZeroRuleCounters { generation, rules } => {
+                    self.zero_rule_counters(*generation, *rules)?;
+                }
+                Operation::Flip { generation } => {
+                    write(&mut self.generation, "GENERATION", 0, *generation)?;
+                }
+                Operation::Settle => settle(),
             }
-            Operation::InsertPeer { prefix, peer } => self.insert_peer(prefix, *peer),
-            Operation::RemovePeer { prefix } => self.remove_peer(prefix),
-            Operation::WritePage { index, page } => {
-                write(&mut self.port_pages, "PORT_PAGES", *index, Raw(**page))
+        }
+        match run.first() {
+            Some(Operation::SetPeerClass { .. }) => {
+                self.bulk.peer_classes.write_array(&indices, &classes)
             }
-            Operation::WriteCell { index, cell } => {
-                write(&mut self.matrix, "MATRIX", *index, Raw(*cell))
-            }
-            Operation::WriteSettings(settings) => {
-                let index = slot_of(settings.generation);
-                write(&mut self.settings, "SETTINGS", index, Raw(*settings))
-            }
-            Operation::ZeroRuleCounters { generation, rules } => {
-                self.zero_rule_counters(*generation, *rules)
-            }
-            Operation::Flip { generation } => {
-                write(&mut self.generation, "GENERATION", 0, *generation)
-            }
-            Operation::Settle => {
-                settle();
-                Ok(())
-            }
+            Some(Operation::WritePage { .. }) => self.bulk.port_pages.write_array(&indices, &pages),
+            Some(Operation::WriteCell { .. }) => self.bulk.matrix.write_array(&indices, &cells),
+            _ => self.insert_peers(&new_peers),
         }
     }
 
@@ -233,27 +261,34 @@ impl Maps {
         )
     }
 
-    fn insert_peer(&mut self, prefix: &IpNet, peer: u32) -> Result<(), KernelError> {
-        let host = prefix.prefix_len() == prefix.max_prefix_len();
-        let length = u32::from(prefix.prefix_len());
-        match (prefix.network(), host) {
-            (IpAddr::V4(address), true) => self
-                .peers_v4
-                .insert(address.octets(), peer, 0)
-                .map_err(writing("PEERS_V4")),
-            (IpAddr::V6(address), true) => self
-                .peers_v6
-                .insert(address.octets(), peer, 0)
-                .map_err(writing("PEERS_V6")),
-            (IpAddr::V4(address), false) => self
-                .subnets_v4
-                .insert(&Key::new(length, address.octets()), peer, 0)
-                .map_err(writing("SUBNETS_V4")),
-            (IpAddr::V6(address), false) => self
-                .subnets_v6
-                .insert(&Key::new(length, address.octets()), peer, 0)
-                .map_err(writing("SUBNETS_V6")),
+    fn insert_peers(&mut self, peers: &[(IpNet, u32)]) -> Result<(), KernelError> {
+        let (mut v4, mut v6) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+        for (prefix, peer) in peers {
+            let host = prefix.prefix_len() == prefix.max_prefix_len();
+            let length = u32::from(prefix.prefix_len());
+            match (prefix.network(), host) {
+                (IpAddr::V4(address), true) => {
+                    v4.0.push(address.octets());
+                    v4.1.push(*peer);
+                }
+                (IpAddr::V6(address), true) => {
+                    v6.0.push(address.octets());
+                    v6.1.push(*peer);
+                }
+                // Older kernels write no tries in bulk.
+                (IpAddr::V4(address), false) => self
+                    .subnets_v4
+                    .insert(&Key::new(length, address.octets()), *peer, 0)
+                    .map_err(writing("SUBNETS_V4"))?,
+                (IpAddr::V6(address), false) => self
+                    .subnets_v6
+                    .insert(&Key::new(length, address.octets()), *peer, 0)
+                    .map_err(writing("SUBNETS_V6"))?,
+            }
         }
+        self.bulk.peers_v4.write(&v4.0, &v4.1, 1)?;
+        self.bulk.peers_v6.write(&v6.0, &v6.1, 1)?;
+        Ok(())
     }
 
     fn remove_peer(&mut self, prefix: &IpNet) -> Result<(), KernelError> {
@@ -283,7 +318,16 @@ impl Maps {
         let failed = writing("RULE_COUNTERS");
         let cpus =
             nr_cpus().map_err(|(path, error)| KernelError::io(format!("reading {path}"), error))?;
-        for rule in 0..rules.min(MAX_RULES) {
+        let rules = rules.min(MAX_RULES);
+        let indices: Vec<u32> = (0..rules)
+            .map(|rule| rule_index(generation, rule))
+            .collect();
+        let none = vec![Raw(Counter::default()); indices.len() * cpus];
+        if self.bulk.rule_counters.write(&indices, &none, cpus)? {
+            return Ok(());
+        }
+        // Linux before 5.13.
+        for rule in 0..rules {
             let zeros = PerCpuValues::try_from(vec![Raw(Counter::default()); cpus])
                 .map_err(|error| KernelError::io("sizing per-CPU values", error))?;
             if let Err(error) = self

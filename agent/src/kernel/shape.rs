@@ -48,6 +48,10 @@ pub fn check(object: &[u8], pin_dir: &Path, flows: u32) -> Result<u32, KernelErr
         .map_err(|error| KernelError::bpf("parsing the embedded BPF object", error))?;
     let mut flows_in_use = flows;
     for (name, map) in &object.maps {
+        // Constants are part of a program and never pinned; a BPF file system takes no dots in names.
+        if name.starts_with('.') {
+            continue;
+        }
         let path = pin_dir.join(name);
         if !exists(&path)? {
             continue;

@@ -10,10 +10,7 @@ use std::{
     path::Path,
 };
 
-use aya::{
-    maps::HashMap,
-    programs::{TestRun as _, TestRunOptions},
-};
+use aya::maps::HashMap;
 use datapath::layout::Flow;
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
@@ -45,25 +42,13 @@ pub fn enter_new_namespace() {
 }
 
 impl Programs {
-    /// Judges one frame as a hook would, without a device: what `BPF_PROG_TEST_RUN` is for.
+    /// Judges one frame as a hook would, without a device.
     pub fn test_run(
         &mut self,
         direction: datapath::Direction,
         frame: &[u8],
     ) -> Result<datapath::Verdict, KernelError> {
-        let hook = &HOOKS[usize::from(direction.number())];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            ..TestRunOptions::default()
-        };
-        let result = program(&mut self.ebpf, hook)
-            .and_then(|program| program.test_run(options))
-            .map_err(|error| KernelError::bpf(format!("running {}", hook.program), error))?;
-        // TC_ACT_UNSPEC is -1, TC_ACT_SHOT is 2.
-        Ok(match result.return_value.cast_signed() {
-            -1 => datapath::Verdict::Pass,
-            _ => datapath::Verdict::Drop,
-        })
+        Ok(self.time_packet(direction, frame, 1)?.0)
     }
 
     /// Empties the tables of flows and of fragments, so that the next packet opens a flow.

@@ -172,7 +172,10 @@ fn tables_of_an_agent_that_lowered_otherwise_are_written_anew() {
         learn: false,
     };
     for operation in plan(&Observed::default(), &lower(&merged, &classes), &stamp).unwrap() {
-        enforcer.maps.execute(&operation).unwrap();
+        enforcer
+            .maps
+            .execute(std::slice::from_ref(&operation))
+            .unwrap();
     }
     drop(enforcer);
     let mut enforcer = bpffs.enforcer();

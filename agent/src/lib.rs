@@ -1,0 +1,36 @@
+//! The agent as a library: what `bulkhead-agent` runs, and what its benchmark measures.
+
+mod app;
+mod capabilities;
+mod cli;
+mod clock;
+mod config;
+mod control;
+mod denial;
+mod denial_reader;
+mod denials;
+mod enforcement;
+pub mod enforcer;
+mod enrol;
+mod error;
+mod exceptions;
+mod fail;
+mod interfaces;
+mod kernel;
+pub mod local_tiers;
+mod lower;
+mod plan;
+mod renewal;
+mod rule_book;
+mod spool;
+mod state;
+mod status;
+mod systemd;
+#[cfg(test)]
+mod testing;
+
+pub use crate::{
+    cli::main,
+    config::{Behaviour, HookingChoice},
+    error::with_causes,
+};
