@@ -11,7 +11,7 @@ use std::{
 };
 
 use aya::maps::HashMap;
-use datapath::layout::Flow;
+use datapath::layout::{FirstFragment, Flow};
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
     thread::{UnshareFlags, unshare_unsafe},
@@ -53,10 +53,11 @@ impl Programs {
 
     /// Empties the tables of flows and of fragments, so that the next packet opens a flow.
     pub fn forget_flows(&self) -> Result<(), KernelError> {
-        fn clear<const N: usize>(pin_dir: &Path, name: &'static str) -> Result<(), KernelError> {
-            // Both values are of one size.
-            let mut map: HashMap<MapData, [u8; N], [u8; size_of::<Flow>()]> =
-                maps::open_map(pin_dir, name)?;
+        fn clear<const N: usize, const V: usize>(
+            pin_dir: &Path,
+            name: &'static str,
+        ) -> Result<(), KernelError> {
+            let mut map: HashMap<MapData, [u8; N], [u8; V]> = maps::open_map(pin_dir, name)?;
             let keys: Vec<_> = map.keys().flatten().collect();
             for key in keys {
                 map.remove(&key)
@@ -64,10 +65,12 @@ impl Programs {
             }
             Ok(())
         }
-        clear::<16>(&self.pin_dir, "FLOWS_V4")?;
-        clear::<40>(&self.pin_dir, "FLOWS_V6")?;
-        clear::<16>(&self.pin_dir, "FRAGMENTS_V4")?;
-        clear::<40>(&self.pin_dir, "FRAGMENTS_V6")
+        const FLOW: usize = size_of::<Flow>();
+        const FRAGMENT: usize = size_of::<FirstFragment>();
+        clear::<16, FLOW>(&self.pin_dir, "FLOWS_V4")?;
+        clear::<40, FLOW>(&self.pin_dir, "FLOWS_V6")?;
+        clear::<16, FRAGMENT>(&self.pin_dir, "FRAGMENTS_V4")?;
+        clear::<40, FRAGMENT>(&self.pin_dir, "FRAGMENTS_V6")
     }
 
     /// Puts a filter where ours goes, as another tool would: under another name.
