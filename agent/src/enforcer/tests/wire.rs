@@ -88,7 +88,11 @@ impl Wire {
     pub fn policy(revision: u64) -> HostPolicy {
         let mut policy = uniform(Action::Deny);
         policy.revision = Revision(revision);
+        for rule in &mut policy.rules {
+            rule.tier = policy::Tier::Default;
+        }
         let mut allow = policy.rules[0].clone();
+        allow.tier = policy::Tier::Policy;
         allow.action = Action::Allow;
         allow.ports = vec![policy::PortSpan {
             slot: ProtocolSlot::Udp,
@@ -107,6 +111,7 @@ impl Wire {
             others.ports.clear();
         }
         policy.rules.splice(0..0, [others, allow]);
+        policy.check().unwrap();
         policy
     }
 
