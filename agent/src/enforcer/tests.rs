@@ -24,6 +24,7 @@ use super::*;
 use crate::plan::{memory, tests::policies};
 
 mod attaching;
+mod company;
 mod flips;
 pub mod wire;
 
