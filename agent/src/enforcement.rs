@@ -2,6 +2,7 @@
 //! interfaces and counters.
 
 mod beginning;
+mod changes;
 mod handle;
 mod trial;
 mod trouble;
@@ -237,6 +238,7 @@ impl EnforcementTask {
     pub async fn run(mut self, cancel: CancellationToken) -> Result<(), AgentError> {
         let mut look = interval(LOOK_AGAIN);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut changes = changes::hear();
         loop {
             let end = self.until_next_end();
             let learning = self.warm_start.as_ref().map(WarmStart::left);
@@ -250,6 +252,7 @@ impl EnforcementTask {
                     }
                 }
                 _ = look.tick() => block_in_place(|| self.look_after()),
+                Some(()) = changes.recv() => block_in_place(|| self.look_after()),
                 () = sleep(end.unwrap_or_default()), if end.is_some() => {
                     block_in_place(|| self.look_after());
                 }

@@ -20,6 +20,7 @@ use crate::{fail, interfaces::Interface};
 
 mod attach;
 mod batch;
+mod changes;
 mod clsact;
 mod error;
 mod events;
@@ -34,6 +35,7 @@ mod test_run;
 pub mod testing;
 
 pub use attach::{Attachment, Hooking};
+pub use changes::Changes;
 pub use error::KernelError;
 pub use events::Events;
 pub use maps::Maps;
@@ -72,6 +74,9 @@ pub struct Programs {
     ebpf: Ebpf,
     pin_dir: PathBuf,
     hooking: Hooking,
+    held: attach::Held,
+    /// The size of the flow tables.
+    flows: u32,
     /// What an agent of another version left, until its hooks are ours.
     predecessor: Option<Predecessor>,
 }
@@ -95,28 +100,13 @@ impl Programs {
             );
         }
         let flows = shape::check(OBJECT, pin_dir, flows)?;
-        let mut ebpf = make_maps(pin_dir, flows, VerifierLogLevel::DISABLE)?;
-        for hook in &HOOKS {
-            load_program(&mut ebpf, hook).or_else(|error| {
-                if !error::is_rejection(&error) {
-                    return Err(KernelError::load(
-                        format!("loading {}", hook.program),
-                        error,
-                    ));
-                }
-                // Once more with the verifier's log, which costs too much to be had always.
-                let mut logged = make_maps(pin_dir, flows, VerifierLogLevel::DEBUG)?;
-                let error = load_program(&mut logged, hook).err().unwrap_or(error);
-                Err(KernelError::load(
-                    format!("loading {}", hook.program),
-                    error,
-                ))
-            })?;
-        }
+        let ebpf = load_programs(pin_dir, flows)?;
         Ok(Self {
             ebpf,
             pin_dir: pin_dir.to_owned(),
             hooking,
+            held: Vec::new(),
+            flows,
             predecessor,
         })
     }
@@ -168,22 +158,73 @@ impl Programs {
     /// # Errors
     /// [`KernelError::Io`], [`KernelError::NotPermitted`], and [`KernelError::Interface`] when
     /// another's filter is in the way.
-    pub fn attach(&self, interface: &Interface) -> Result<Attachment, KernelError> {
+    pub fn attach(&mut self, interface: &Interface) -> Result<Attachment, KernelError> {
+        if self.hooking.is_behind(interface, &self.pin_dir)? {
+            tracing::warn!(
+                interface = interface.name,
+                "another tool's program was put before Bulkhead's, and can let packets through: Bulkhead's goes before it again"
+            );
+            // The kernel takes a program once on an interface, so the first one is another copy.
+            self.ebpf = load_programs(&self.pin_dir, self.flows)?;
+        }
+        let mut held = std::mem::take(&mut self.held);
+        let attached = self.attach_hooks(interface, &mut held);
+        self.held = held;
+        let attached = attached?;
+        if attached == Attachment::Made {
+            attach::remove_others(self.hooking, interface, &self.pin_dir)?;
+        }
+        Ok(attached)
+    }
+
+    fn attach_hooks(
+        &self,
+        interface: &Interface,
+        held: &mut attach::Held,
+    ) -> Result<Attachment, KernelError> {
         let mut attachment = Attachment::Standing;
+        let mut failure = None;
         for hook in &HOOKS {
             let program = self.program(hook)?;
-            let made = self
+            // One that fails keeps the other from nothing.
+            match self
                 .hooking
-                .attach(program, interface, hook, &self.pin_dir)?;
-            attachment = attachment.max(made);
+                .attach(program, interface, hook, &self.pin_dir, held)
+            {
+                Ok(made) => attachment = attachment.max(made),
+                Err(error) => failure = failure.or(Some(error)),
+            }
         }
-        Ok(attachment)
+        failure.map_or(Ok(attachment), Err)
     }
 
     /// Removes the pins of links whose interfaces are gone.
     pub fn forget_dead_links(&self) {
         attach::forget_dead_links(&self.pin_dir);
     }
+}
+
+/// Loads both programs on the pinned maps.
+fn load_programs(pin_dir: &Path, flows: u32) -> Result<Ebpf, KernelError> {
+    let mut ebpf = make_maps(pin_dir, flows, VerifierLogLevel::DISABLE)?;
+    for hook in &HOOKS {
+        load_program(&mut ebpf, hook).or_else(|error| {
+            if !error::is_rejection(&error) {
+                return Err(KernelError::load(
+                    format!("loading {}", hook.program),
+                    error,
+                ));
+            }
+            // Once more with the verifier's log, which costs too much to be had always.
+            let mut logged = make_maps(pin_dir, flows, VerifierLogLevel::DEBUG)?;
+            let error = load_program(&mut logged, hook).err().unwrap_or(error);
+            Err(KernelError::load(
+                format!("loading {}", hook.program),
+                error,
+            ))
+        })?;
+    }
+    Ok(ebpf)
 }
 
 fn make_maps(pin_dir: &Path, flows: u32, log: VerifierLogLevel) -> Result<Ebpf, KernelError> {

@@ -28,6 +28,7 @@ use super::*;
 use crate::plan::{memory, tests::policies};
 
 mod attaching;
+mod company;
 mod device;
 mod flips;
 mod frames;

@@ -16,7 +16,7 @@ use crate::{
     kernel::{
         HOOKS, Hook, KernelError,
         clsact::{self, Refusal, Slot},
-        link::Link,
+        link::{self, Link},
         predecessor::flow_layout,
         requirements,
     },
@@ -37,6 +37,9 @@ pub enum Hooking {
     /// Filters under a clsact qdisc.
     Clsact,
 }
+
+/// Links that could not be pinned, each with its pin: they run as long as the agent does.
+pub type Held = Vec<(PathBuf, Link)>;
 
 /// How an interface was found, or is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +69,40 @@ impl Hooking {
         }
     }
 
+    /// Whether another tool's program runs before ours on an interface where ours does.
+    ///
+    /// # Errors
+    /// As the system calls report.
+    pub(super) fn is_behind(
+        self,
+        interface: &Interface,
+        pin_dir: &Path,
+    ) -> Result<bool, KernelError> {
+        let is_behind = |hook: &Hook| -> io::Result<bool> {
+            match self {
+                Self::Tcx => match Link::open(&pin(pin_dir, interface, hook))? {
+                    Some(link) => {
+                        let state = link.state()?;
+                        Ok(state.interface == Some(interface.index)
+                            && !is_first(state.program, interface, hook)?)
+                    }
+                    None => Ok(false),
+                },
+                Self::Clsact => {
+                    let slot = clsact::slot(interface.index, hook.parent, hook.program)?;
+                    Ok(matches!(slot, Slot::Ours { first: false, .. }))
+                }
+            }
+        };
+        for hook in &HOOKS {
+            let looking = || format!("looking for what runs first on {}", interface.name);
+            if is_behind(hook).map_err(|error| KernelError::syscall(looking(), error))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Puts a loaded program on an interface; where an older agent's stands, it is replaced in one
     /// step, without a moment in which none runs. One that is hooked in the other way goes when the
     /// new one runs. Other tools' programs stay.
@@ -78,10 +115,11 @@ impl Hooking {
         interface: &Interface,
         hook: &Hook,
         pin_dir: &Path,
+        held: &mut Held,
     ) -> Result<Attachment, KernelError> {
         let pin = pin(pin_dir, interface, hook);
         let attachment = match self {
-            Self::Tcx => attach_link(program, interface, hook, &pin)?,
+            Self::Tcx => attach_link(program, interface, hook, &pin, held)?,
             Self::Clsact => attach_filter(program, interface, hook)?,
         };
         if attachment == Attachment::Made {
@@ -94,20 +132,34 @@ impl Hooking {
     }
 }
 
+/// Whether no program runs before this one. An interface that goes meanwhile runs none.
+fn is_first(program: u32, interface: &Interface, hook: &Hook) -> io::Result<bool> {
+    match link::first(interface.index, hook.point) {
+        Ok(first) => Ok(first == Some(program)),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 fn attach_link(
     program: &SchedClassifier,
     interface: &Interface,
     hook: &Hook,
     pin: &Path,
+    held: &mut Held,
 ) -> Result<Attachment, KernelError> {
     let doing = || format!("attaching {} to {}", hook.program, interface.name);
     let failed = |error| KernelError::syscall(doing(), error);
     let descriptor = descriptor(program, hook)?;
     let standing = Link::open(pin).map_err(failed)?;
+    let mut behind = None;
     if let Some(link) = standing {
         let state = link.state().map_err(failed)?;
         // One on another interface stays with it as long as its own pin does.
-        if state.interface == Some(interface.index) {
+        let here = state.interface == Some(interface.index);
+        if here && !is_first(state.program, interface, hook).map_err(failed)? {
+            behind = Some(link);
+        } else if here {
             if state.program == id(program, hook)? {
                 return Ok(Attachment::Standing);
             }
@@ -119,35 +171,66 @@ fn attach_link(
                 Err(error) => return Err(failed(error)),
             }
         }
-        tracing::warn!(
-            interface = interface.name,
-            "the pinned link is dead: attaching anew"
-        );
+        if behind.is_none() {
+            tracing::warn!(
+                interface = interface.name,
+                "the pinned link is dead: attaching anew"
+            );
+        }
     }
     fail::step("making a link")?;
-    let link = match Link::create(descriptor, interface.index, hook.point) {
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(Attachment::Gone),
-        result => result.map_err(failed)?,
+    let runs_unpinned = held.iter().position(|(of, link)| {
+        // Not to know is not to run.
+        of == pin
+            && link
+                .state()
+                .is_ok_and(|state| state.interface == Some(interface.index))
+    });
+    let link = match runs_unpinned {
+        Some(at) => held.swap_remove(at).1,
+        None => match Link::create(descriptor, interface.index, hook.point) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {
+                return Ok(Attachment::Gone);
+            }
+            result => result.map_err(failed)?,
+        },
     };
-    // The new link runs before the old pin goes.
+    if let Err(error) = pin_over(&link, pin) {
+        held.push((pin.to_owned(), link));
+        return Err(KernelError::Interface {
+            interface: interface.name.clone(),
+            problem: format!(
+                "it is policed only as long as the agent runs, as the link cannot be pinned at {} ({error}): make room there",
+                pin.display()
+            ),
+        });
+    }
+    if let Some(behind) = behind {
+        match behind.detach() {
+            // Its interface is gone, and the link died with it.
+            Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => return Err(failed(error)),
+            _ => {}
+        }
+    }
+    Ok(Attachment::Made)
+}
+
+/// Pins a link, over the pin that is there. The new link runs before the old pin goes.
+fn pin_over(link: &Link, pin: &Path) -> io::Result<()> {
     let mut temporary = pin.as_os_str().to_owned();
     temporary.push(ON_ITS_WAY);
     let temporary = PathBuf::from(temporary);
-    let pinning =
-        |error| KernelError::syscall(format!("pinning a link at {}", pin.display()), error);
     match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(pinning(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     fail::step("pinning a link")?;
-    link.pin(&temporary).map_err(pinning)?;
+    link.pin(&temporary)?;
     fail::step("naming the pin of a link")?;
-    fs::rename(&temporary, pin).map_err(|error| {
+    fs::rename(&temporary, pin).inspect_err(|_| {
         // The kernel attaches a program only once: what is left behind would be in our own way.
         let _ = fs::remove_file(&temporary);
-        pinning(error)
-    })?;
-    Ok(Attachment::Made)
+    })
 }
 
 fn attach_filter(
@@ -162,6 +245,7 @@ fn attach_filter(
     if slot
         == (Slot::Ours {
             program: program_id,
+            first: true,
         })
     {
         return Ok(Attachment::Standing);
@@ -220,6 +304,37 @@ pub fn id(program: &SchedClassifier, hook: &Hook) -> Result<u32, KernelError> {
         .info()
         .map(|info| info.id())
         .map_err(|error| KernelError::bpf(format!("reading the number of {}", hook.program), error))
+}
+
+/// Removes what another way of hooking has left on an interface: one copy of the programs is enough.
+///
+/// # Errors
+/// As the system calls report.
+pub fn remove_others(
+    hooking: Hooking,
+    interface: &Interface,
+    pin_dir: &Path,
+) -> Result<(), KernelError> {
+    for hook in &HOOKS {
+        let remove = || -> io::Result<()> {
+            if hooking == Hooking::Tcx {
+                return clsact::detach(interface.index, hook.parent, hook.program).map(drop);
+            }
+            let pin = pin(pin_dir, interface, hook);
+            let Some(link) = Link::open(&pin)? else {
+                return Ok(());
+            };
+            match link.detach() {
+                Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => return Err(error),
+                _ => fs::remove_file(&pin),
+            }
+        };
+        remove().map_err(|error| {
+            let doing = format!("removing an older {} from {}", hook.program, interface.name);
+            KernelError::syscall(doing, error)
+        })?;
+    }
+    Ok(())
 }
 
 /// Makes the directory of link pins, and the one that names the layout of the flow tables.

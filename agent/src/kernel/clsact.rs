@@ -35,8 +35,9 @@ const MESSAGE: usize = 20;
 /// First: a filter before ours could let a packet through. Several may share a priority; of those the
 /// kernel runs the newest first.
 const PRIORITY: u16 = 1;
-/// A number of our own, "bulk": other tools take 1 or let the kernel choose.
-const HANDLE: u32 = 0x6275_6c6b;
+/// Numbers of our own, "bulk" and "bull": other tools take 1 or let the kernel choose. The second is for a
+/// filter that goes before another tool's, while the one that stands behind it still runs.
+const HANDLES: [u32; 2] = [0x6275_6c6b, 0x6275_6c6c];
 
 /// Where filters are attached on their interface.
 #[repr(u32)]
@@ -57,6 +58,8 @@ pub enum Slot {
     Ours {
         /// The kernel's number of the program.
         program: u32,
+        /// No other tool's filter runs before it, and it is the only one of ours.
+        first: bool,
     },
     /// Another's.
     Taken {
@@ -92,20 +95,46 @@ impl From<io::Error> for Refusal {
 /// # Errors
 /// As netlink reports.
 pub fn slot(interface: u32, parent: Parent, name: &str) -> io::Result<Slot> {
+    Ok(slot_among(&filters(interface, parent)?, name))
+}
+
+/// The filters of an interface, in the order in which they run.
+fn filters(interface: u32, parent: Parent) -> io::Result<Vec<Filter>> {
     let body = message(interface, 0, parent as u32, 0);
     let filters = match dump(RTM_GETTFILTER, &body) {
         // A kernel without classifiers has no filters.
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(Slot::Free),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(Vec::new()),
         result => result?,
     };
-    let taken = filters
+    Ok(filters
         .iter()
         .filter_map(|filter| Filter::read(filter))
-        .find_map(|filter| filter.claim(name));
-    Ok(taken.unwrap_or(Slot::Free))
+        .filter(|filter| filter.chain == 0 && filter.priority == PRIORITY)
+        .collect())
 }
 
-/// Puts a program into its slot; one of ours that is there is replaced in one step.
+fn slot_among(filters: &[Filter], name: &str) -> Slot {
+    if let Some(other) = filters.iter().find(|filter| filter.is_in_the_way(name)) {
+        let by = format!("{} {}", other.kind, other.name);
+        return Slot::Taken {
+            by: by.trim_end().to_owned(),
+        };
+    }
+    // A message without a handle speaks of the priority as a whole.
+    let mut running = filters.iter().filter(|filter| filter.handle != 0);
+    let Some(at) = running.clone().position(Filter::is_ours) else {
+        return Slot::Free;
+    };
+    let alone = running.clone().filter(|filter| filter.is_ours()).count() == 1;
+    let program = running.nth(at).map_or(0, |filter| filter.program);
+    Slot::Ours {
+        program,
+        first: at == 0 && alone,
+    }
+}
+
+/// Puts a program into its slot; one of ours that is there is replaced in one step. One that stands behind
+/// another tool's stays until the new one runs before both.
 ///
 /// # Errors
 /// [`Refusal`]; `ENODEV` when the interface is gone.
@@ -115,12 +144,26 @@ pub fn attach(
     parent: Parent,
     name: &str,
 ) -> Result<(), Refusal> {
-    let flags = match slot(interface, parent, name)? {
+    let standing = filters(interface, parent)?;
+    let ours: Vec<u32> = standing
+        .iter()
+        .filter(|filter| filter.is_ours())
+        .map(|filter| filter.handle)
+        .collect();
+    let (flags, handle, behind) = match slot_among(&standing, name) {
         // Without EXCL and CREATE the kernel replaces.
-        Slot::Ours { .. } => 0,
+        Slot::Ours { first: true, .. } => (0, ours[0], Vec::new()),
+        Slot::Ours { .. } => {
+            let spare = HANDLES.into_iter().find(|handle| !ours.contains(handle));
+            match spare {
+                Some(spare) => (NLM_F_EXCL | NLM_F_CREATE, spare, ours),
+                // Both stand since an agent ended between two steps: the first one is kept.
+                None => (0, ours[0], ours[1..].to_vec()),
+            }
+        }
         Slot::Free => {
             add_qdisc(interface)?;
-            NLM_F_EXCL | NLM_F_CREATE
+            (NLM_F_EXCL | NLM_F_CREATE, HANDLES[0], Vec::new())
         }
         Slot::Taken { by } => return Err(Refusal::Taken { by }),
     };
@@ -133,10 +176,14 @@ pub fn attach(
     );
     let act_direct = TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes();
     put(&mut options, TCA_BPF_FLAGS, &act_direct);
-    let mut body = message(interface, HANDLE, parent as u32, info());
+    let mut body = message(interface, handle, parent as u32, info());
     put(&mut body, TCA_KIND, b"bpf\0");
     put(&mut body, TCA_OPTIONS, &options);
-    change(RTM_NEWTFILTER, flags, &body).map_err(unsupported)
+    change(RTM_NEWTFILTER, flags, &body).map_err(unsupported)?;
+    for handle in behind {
+        remove(interface, parent, handle)?;
+    }
+    Ok(())
 }
 
 /// Removes our filter, and no other; false when there is none. The qdisc stays: others may use it.
@@ -144,10 +191,20 @@ pub fn attach(
 /// # Errors
 /// As netlink reports.
 pub fn detach(interface: u32, parent: Parent, name: &str) -> io::Result<bool> {
-    let Slot::Ours { .. } = slot(interface, parent, name)? else {
+    let standing = filters(interface, parent)?;
+    let Slot::Ours { .. } = slot_among(&standing, name) else {
         return Ok(false);
     };
-    let body = message(interface, HANDLE, parent as u32, info());
+    let mut removed = false;
+    for filter in standing.iter().filter(|filter| filter.is_ours()) {
+        removed |= remove(interface, parent, filter.handle)?;
+    }
+    Ok(removed)
+}
+
+/// Removes one filter; false when it is gone already.
+fn remove(interface: u32, parent: Parent, handle: u32) -> io::Result<bool> {
+    let body = message(interface, handle, parent as u32, info());
     match change(RTM_DELTFILTER, 0, &body) {
         // It went, or its interface did, since we looked.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT)) => {
@@ -234,20 +291,15 @@ impl Filter {
         Some(filter)
     }
 
-    /// What this filter makes of the slot of `name`; `None` when it is nothing to it.
-    fn claim(self, name: &str) -> Option<Slot> {
-        if self.chain != 0 || self.priority != PRIORITY {
-            return None;
-        }
-        // All filters of one priority are of one kind and one protocol.
+    /// Whether it keeps ours from being there: all filters of one priority are of one kind and one
+    /// protocol, and a handle is given once.
+    fn is_in_the_way(&self, name: &str) -> bool {
         let other_kind = self.kind != "bpf" || self.protocol != ETH_P_ALL;
-        if other_kind || (self.handle == HANDLE && self.name != name) {
-            let by = format!("{} {}", self.kind, self.name).trim_end().to_owned();
-            return Some(Slot::Taken { by });
-        }
-        (self.handle == HANDLE).then_some(Slot::Ours {
-            program: self.program,
-        })
+        other_kind || (self.is_ours() && self.name != name)
+    }
+
+    fn is_ours(&self) -> bool {
+        HANDLES.contains(&self.handle)
     }
 }
 

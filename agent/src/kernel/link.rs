@@ -14,6 +14,7 @@ use std::{
 /// Commands, attach types and flags from `include/uapi/linux/bpf.h`.
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
@@ -59,6 +60,23 @@ struct LinkUpdate {
 #[repr(C)]
 struct LinkDetach {
     link_fd: u32,
+}
+
+/// The part that `BPF_PROG_QUERY` reads, and writes numbers into.
+#[repr(C)]
+#[derive(Default)]
+struct ProgQuery {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
 }
 
 /// An open TCX link.
@@ -153,6 +171,39 @@ pub fn pin_again(from: &Path, to: &Path) -> io::Result<()> {
     pin(get(from)?.as_fd(), to)
 }
 
+/// The kernel's number of the program that runs first at a point of an interface.
+///
+/// # Errors
+/// `ENODEV` when the interface is gone, and as `bpf(2)` reports.
+pub fn first(interface: u32, point: Point) -> io::Result<Option<u32>> {
+    let mut first = 0u32;
+    let mut attributes = ProgQuery {
+        target_ifindex: interface,
+        attach_type: point as u32,
+        prog_ids: &raw mut first as u64,
+        count: 1,
+        ..ProgQuery::default()
+    };
+    // SAFETY: the kernel reads and writes `size_of::<ProgQuery>()` bytes of a live value that is ours alone,
+    // and one number where `prog_ids` points, which lives as long.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            &raw mut attributes,
+            size_of::<ProgQuery>(),
+        )
+    };
+    if result < 0 {
+        let error = io::Error::last_os_error();
+        // There are more than one; the first is written.
+        if error.raw_os_error() != Some(libc::ENOSPC) {
+            return Err(error);
+        }
+    }
+    Ok((first != 0).then_some(first))
+}
+
 fn get(pin: &Path) -> io::Result<OwnedFd> {
     let path = path(pin)?;
     let attributes = Obj {
@@ -163,7 +214,11 @@ fn get(pin: &Path) -> io::Result<OwnedFd> {
     bpf(BPF_OBJ_GET, &attributes).map(owned)
 }
 
-fn pin(object: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
+/// Pins an object of whatever kind.
+///
+/// # Errors
+/// As `bpf(2)` reports.
+pub fn pin(object: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
     let path = path(pin)?;
     let attributes = Obj {
         pathname: path.as_ptr() as u64,
@@ -221,6 +276,28 @@ fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<RawFd> {
         Ok(number) if number >= 0 => Ok(number),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Loads a classifier that returns `TC_ACT_OK`, as another tool would.
+#[cfg(test)]
+pub fn load_two_instructions() -> io::Result<OwnedFd> {
+    /// The part that `BPF_PROG_LOAD` reads; what follows is zero.
+    #[repr(C)]
+    struct ProgLoad {
+        prog_type: u32,
+        insn_cnt: u32,
+        insns: u64,
+        license: u64,
+    }
+    // r0 = 0; exit
+    let instructions: [u64; 2] = [0xb7, 0x95];
+    let attributes = ProgLoad {
+        prog_type: 3, // BPF_PROG_TYPE_SCHED_CLS
+        insn_cnt: 2,
+        insns: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+    };
+    bpf(5, &attributes).map(owned)
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ impl Programs {
         clsact::attach(descriptor, interface.index, HOOKS[0].parent, "foreign").unwrap();
     }
 
-    /// Another tool's TCX program; it is attached as long as the link is held.
+    /// Another tool's TCX program of the same maps; it is attached as long as the link is held.
     pub fn foreign_link(&mut self, interface: &Interface) -> link::Link {
         let program = program(&mut self.ebpf, &HOOKS[0]).unwrap();
         let descriptor = program.fd().unwrap().as_fd();
@@ -176,4 +176,32 @@ pub fn link_pins(pin_dir: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// Whether a TCX program runs on an interface of this namespace.
+pub fn runs_tcx(interface: u32) -> bool {
+    let first = |hook: &Hook| link::first(interface, hook.point).unwrap();
+    HOOKS.iter().any(|hook| first(hook).is_some())
+}
+
+/// Another tool's program, which lets every packet through and ends the chain with that.
+pub struct LetsThrough(std::os::fd::OwnedFd);
+
+impl LetsThrough {
+    pub fn load() -> Self {
+        link::load_two_instructions().map(Self).unwrap()
+    }
+
+    /// Puts it before all others.
+    pub fn attach_first(&self, interface: &Interface) -> Vec<link::Link> {
+        HOOKS
+            .iter()
+            .map(|hook| link::Link::create(self.0.as_fd(), interface.index, hook.point).unwrap())
+            .collect()
+    }
+
+    /// For `tc`, which takes programs by their pins.
+    pub fn pin(&self, pin: &Path) {
+        link::pin(self.0.as_fd(), pin).unwrap();
+    }
 }

@@ -111,24 +111,29 @@ impl<'a> PolicyStore<'a> {
     /// # Errors
     /// When there is no other than one that is damaged or cannot be read, or a file cannot be renamed.
     pub fn recover(&self, live: Option<Sha256Digest>) -> Result<Recovered, StateError> {
-        // One that cannot be used is as good as none: the one before it is there.
-        let trial = self.read(TRIAL).ok().flatten();
+        let trial = self.read(TRIAL);
         let candidate = self.read(CANDIDATE);
         let Some(live) = live else {
             return match (self.good(), trial, candidate) {
-                (Ok(good), Some(trial), _) => Ok(Recovered::Trial(trial, good)),
-                (Ok(Some(good)), None, _) => Ok(Recovered::Good(good)),
-                (Ok(None), None, Ok(Some(candidate))) => Ok(Recovered::Candidate(candidate, None)),
-                (Err(_), Some(trial), _) => {
+                (Ok(good), Ok(Some(trial)), _) => Ok(Recovered::Trial(trial, good)),
+                // There is nothing to go back to.
+                (Err(_), Ok(Some(trial)), _) => {
                     self.confirm()?;
                     Ok(Recovered::Good(trial))
                 }
-                (Err(damage), None, Ok(Some(candidate))) => {
+                (Ok(Some(good)), _, _) => Ok(Recovered::Good(good)),
+                (Ok(None), Ok(None), Ok(Some(candidate))) => {
+                    Ok(Recovered::Candidate(candidate, None))
+                }
+                (Err(damage), _, Ok(Some(candidate)))
+                | (Ok(None), Err(damage), Ok(Some(candidate))) => {
                     Ok(Recovered::Candidate(candidate, Some(damage)))
                 }
-                (Ok(None), None, Ok(None)) => Ok(Recovered::Nothing),
+                (Ok(None), Ok(None), Ok(None)) => Ok(Recovered::Nothing),
                 // A file that is there and cannot be used is not a policy that never was.
-                (Err(damage), None, _) | (Ok(None), None, Err(damage)) => Err(damage),
+                (Err(damage), _, _)
+                | (Ok(None), Err(damage), _)
+                | (Ok(None), Ok(None), Err(damage)) => Err(damage),
             };
         };
         let is_live = |policy: &EncodedPolicy| policy.digest == live;
@@ -144,7 +149,8 @@ impl<'a> PolicyStore<'a> {
                 self.try_out()?;
                 Some(candidate)
             }
-            None => trial.filter(is_live),
+            // One that cannot be used is as good as none: the one before it is there.
+            None => trial.ok().flatten().filter(is_live),
         };
         match (trial, self.good()) {
             (Some(trial), Ok(good)) => Ok(Recovered::Trial(trial, good)),
@@ -353,6 +359,21 @@ mod tests {
         *flipped.last_mut().unwrap() ^= 1;
         state.replace(GOOD, &flipped).unwrap();
         assert!(PolicyStore::new(&state).good().is_err());
+    }
+
+    #[test]
+    fn a_damaged_trial_is_not_a_policy_that_never_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        state.replace(TRIAL, b"junk").unwrap();
+        let store = PolicyStore::new(&state);
+        assert!(matches!(
+            store.recover(None),
+            Err(StateError::Damaged { .. })
+        ));
+        let good = store_with_good(&state, 1);
+        state.replace(TRIAL, b"junk").unwrap();
+        assert_eq!(policy_of(store.recover(None).unwrap()), Some(good));
     }
 
     #[test]

@@ -142,6 +142,16 @@ impl Wire {
         self.expect_silence(when);
     }
 
+    /// Whether something denied comes through.
+    pub fn leaks(&self) -> bool {
+        self.denied.set_nonblocking(false).unwrap();
+        self.denied.set_read_timeout(Some(LOST)).unwrap();
+        let _ = self.steady.send_to(b"denied", ("10.9.0.1", 5001));
+        let leaks = self.denied.recv_from(&mut [0; 8]).is_ok();
+        self.denied.set_nonblocking(true).unwrap();
+        leaks
+    }
+
     /// Nothing that is denied has arrived until now.
     fn expect_silence(&self, when: &str) {
         for silent in [&self.denied, &self.hears] {
