@@ -122,7 +122,8 @@ impl<T: Tables> Judge<'_, T> {
             }
             decision = self.unknown(&headers, &key, decision.found);
         }
-        self.conclude(&key, &decision)
+        self.conclude(&key, &decision);
+        decision.outcome
     }
 
     /// A packet of a flow in the table.

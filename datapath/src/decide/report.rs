@@ -3,7 +3,7 @@
 use crate::{
     decide::{
         Judge, SECOND,
-        decision::{Decision, Note, Outcome},
+        decision::{Decision, Note},
     },
     headers::protocol,
     layout::{Address, DeniedFlow, Event, FlowKey, Shared, event_kind},
@@ -12,9 +12,11 @@ use crate::{
 };
 
 impl<T: Tables> Judge<'_, T> {
-    /// Counts what was denied under its rule, and reports what is to be heard of.
+    /// Counts what was denied under its rule, and reports what is to be heard of; whether it did. A
+    /// function of the kernel's must return a number: one that returns nothing leaves behind whatever
+    /// the register held, and the verifier refuses a pointer.
     #[inline(never)]
-    pub(super) fn conclude<A: Address>(&self, key: &FlowKey<A>, decision: &Decision) -> Outcome
+    pub(super) fn conclude<A: Address>(&self, key: &FlowKey<A>, decision: &Decision) -> bool
     where
         T: FamilyTables<A>,
     {
@@ -26,7 +28,7 @@ impl<T: Tables> Judge<'_, T> {
         } = decision;
         let generation = self.generation;
         let (kind, packets) = match note {
-            Note::Nothing => return *outcome,
+            Note::Nothing => return false,
             Note::Staged => (event_kind::STAGED, 1),
             Note::Logged => (event_kind::LOGGED, 1),
             Note::Denied => {
@@ -34,7 +36,7 @@ impl<T: Tables> Judge<'_, T> {
                     .count_rule(generation, ruling.rule(), self.bytes);
                 match self.repeats(key) {
                     Some(packets) => (event_kind::DENIED, packets),
-                    None => return *outcome,
+                    None => return false,
                 }
             }
         };
@@ -60,10 +62,11 @@ impl<T: Tables> Judge<'_, T> {
             kind,
             padding: [0; 7],
         };
-        if !self.tables.report(&event) {
+        let told = self.tables.report(&event);
+        if !told {
             self.tables.count_reason(Reason::EventLost, self.bytes);
         }
-        *outcome
+        told
     }
 
     /// The packets that a report of a denied flow stands for; `None` while the last one is fresh.

@@ -168,7 +168,10 @@ fn tables_of_an_agent_that_lowered_otherwise_are_written_anew() {
         report_interval: REPORT_INTERVAL,
     };
     for operation in plan(&Observed::default(), &lower(&merged, &classes), &stamp).unwrap() {
-        enforcer.maps.execute(std::slice::from_ref(&operation)).unwrap();
+        enforcer
+            .maps
+            .execute(std::slice::from_ref(&operation))
+            .unwrap();
     }
     drop(enforcer);
     let mut enforcer = bpffs.enforcer();
