@@ -25,6 +25,7 @@ use crate::plan::{memory, tests::policies};
 
 mod attaching;
 mod flips;
+mod one_address;
 
 /// Before every end: all rules are in force.
 const DAWN: Timestamp = Timestamp(0);
