@@ -25,6 +25,8 @@ fn main() -> anyhow::Result<()> {
         format!("--cfg=bpf_target_arch=\"{arch}\""),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        // Otherwise every small value that begins as zeros is a call that stores byte by byte.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
     ];
     let status = Command::new(env::var("CARGO")?)
         .current_dir(&root)

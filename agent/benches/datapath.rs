@@ -63,7 +63,10 @@ fn main() -> Result<()> {
     let mut lanes = Vec::new();
     for firewall in Firewall::all(&SIZES) {
         eprintln!("setting up {firewall}");
-        lanes.push(Lane::new(firewall).with_context(|| format!("setting up {firewall}"))?);
+        for copy in 0..firewall.copies() {
+            let lane = Lane::new(firewall, copy);
+            lanes.push(lane.with_context(|| format!("setting up {firewall}"))?);
+        }
     }
     let mut results = Results::default();
     measure(&mut lanes, &mut results)?;
@@ -71,7 +74,7 @@ fn main() -> Result<()> {
     fs::create_dir_all(&docs)?;
     fs::write(docs.join("datapath.md"), table::markdown(&results, &SIZES))?;
     fs::write(docs.join("datapath.svg"), table::plot(&results, &SIZES))?;
-    for (name, value, unit) in results.figures()? {
+    for (name, value, unit) in results.figures(&SIZES)? {
         println!(
             r#"{{"bench":"datapath","name":"{name}","value":{value:.3},"unit":"{unit}","rounds":{ROUNDS}}}"#
         );
@@ -80,8 +83,8 @@ fn main() -> Result<()> {
 }
 
 impl Lane {
-    fn new(firewall: Firewall) -> Result<Self> {
-        let pair = Pair::new(&firewall.slug())?;
+    fn new(firewall: Firewall, copy: usize) -> Result<Self> {
+        let pair = Pair::new(&format!("{}-{copy}", firewall.slug()))?;
         let mut worker = None;
         match firewall {
             Firewall::Nothing => {}
@@ -141,12 +144,12 @@ fn measure(lanes: &mut [Lane], results: &mut Results) -> Result<()> {
         }
         for round in 0..ROUNDS {
             let turns = if measure.is_asked() { 1 } else { TURNS };
-            for turn in 0..turns {
+            for _ in 0..turns {
                 for lane in lanes.iter_mut().filter(|lane| measure.is_of(lane.firewall)) {
                     let value = lane
                         .turn(measure, clock)
                         .with_context(|| format!("measuring {measure} with {}", lane.firewall))?;
-                    results.add(measure, lane.firewall, round, turn, value);
+                    results.add(measure, lane.firewall, round, value);
                 }
             }
         }

@@ -127,7 +127,8 @@ impl<T: Tables> Judge<'_, T> {
         if headers.part == Part::First {
             self.keep_first(&headers, decision.outcome.is_ok());
         }
-        self.conclude(&key, &decision)
+        self.conclude(&key, &decision);
+        decision.outcome
     }
 
     /// A packet that is neither IP nor ARP: as the setting says, and dropped before there is one.

@@ -32,6 +32,15 @@ impl Firewall {
             .collect()
     }
 
+    /// How many of it are measured. Where in memory a thing comes to lie changes a packet's cost, so one
+    /// of each would be no measure; the others come in four sizes anyway.
+    pub fn copies(self) -> usize {
+        match self {
+            Self::Nothing | Self::Empty | Self::Limit => 4,
+            _ => 1,
+        }
+    }
+
     /// Short enough for the name of a namespace.
     pub fn slug(self) -> String {
         match self {
@@ -144,14 +153,7 @@ impl fmt::Display for Measure {
 pub struct Results(BTreeMap<(Measure, Firewall), Vec<Vec<f64>>>);
 
 impl Results {
-    pub fn add(
-        &mut self,
-        measure: Measure,
-        firewall: Firewall,
-        round: usize,
-        _: usize,
-        value: f64,
-    ) {
+    pub fn add(&mut self, measure: Measure, firewall: Firewall, round: usize, value: f64) {
         let rounds = self.0.entry((measure, firewall)).or_default();
         if rounds.len() <= round {
             rounds.resize_with(round + 1, Vec::new);
@@ -172,9 +174,18 @@ impl Results {
 
     /// What a firewall adds to nothing, against what another does: the median of the rounds' ratios.
     pub fn added(&self, measure: Measure, one: Firewall, other: Firewall) -> Option<f64> {
+        self.added_by_all(measure, &[one], &[other])
+    }
+
+    fn added_by_all(
+        &self,
+        measure: Measure,
+        ones: &[Firewall],
+        others: &[Firewall],
+    ) -> Option<f64> {
         let base = self.rounds(measure, Firewall::Nothing)?;
-        let (one, other) = (self.rounds(measure, one)?, self.rounds(measure, other)?);
-        let ratios = base.iter().zip(one.iter().zip(&other));
+        let (ones, others) = (self.means(measure, ones)?, self.means(measure, others)?);
+        let ratios = base.iter().zip(ones.iter().zip(&others));
         Some(median(
             ratios
                 .map(|(base, (one, other))| (one - base) / (other - base))
@@ -182,56 +193,73 @@ impl Results {
         ))
     }
 
-    fn ratio(&self, measure: Measure, one: Firewall, other: Firewall) -> Option<f64> {
-        let (one, other) = (self.rounds(measure, one)?, self.rounds(measure, other)?);
+    fn ratio_of_all(
+        &self,
+        measure: Measure,
+        ones: &[Firewall],
+        others: &[Firewall],
+    ) -> Option<f64> {
+        let (ones, others) = (self.means(measure, ones)?, self.means(measure, others)?);
         Some(median(
-            one.iter()
-                .zip(&other)
+            ones.iter()
+                .zip(&others)
                 .map(|(one, other)| one / other)
                 .collect(),
         ))
     }
 
-    /// The figures that there are goals for: name, value, unit.
-    pub fn figures(&self) -> Result<Vec<(&'static str, f64, &'static str)>> {
+    /// The mean of some firewalls, by round.
+    fn means(&self, measure: Measure, firewalls: &[Firewall]) -> Option<Vec<f64>> {
+        let all = firewalls
+            .iter()
+            .map(|firewall| self.rounds(measure, *firewall));
+        let all = all.collect::<Option<Vec<_>>>()?;
+        let count = firewalls.len() as f64;
+        let rounds = all.first()?.len();
+        Some(
+            (0..rounds)
+                .map(|round| all.iter().map(|of| of[round]).sum::<f64>() / count)
+                .collect(),
+        )
+    }
+
+    /// The figures that there are goals for: name, value, unit. Those that speak of no number of rules
+    /// are of all numbers together: what a known flow costs must not depend on it.
+    pub fn figures(&self, sizes: &[usize]) -> Result<Vec<(&'static str, f64, &'static str)>> {
         use Firewall::{Bulkhead, Limit, Nftables, Nothing};
         let packets = Measure::Packets;
-        let against_nftables =
-            |measure, rules| self.added(measure, Bulkhead(rules), Nftables(rules));
-        let asked = |what, rules| self.value(Measure::Asked(what), Bulkhead(rules));
-        let established = packets(Kind::Established);
         let new = packets(Kind::New);
+        let asked = |what, rules| self.value(Measure::Asked(what), Bulkhead(rules));
+        let of = |firewall: fn(usize) -> Firewall| -> Vec<Firewall> {
+            sizes.iter().copied().map(firewall).collect()
+        };
+        let (ours, theirs) = (of(Bulkhead), of(Nftables));
+        let against_nftables = |measure| self.added_by_all(measure, &ours, &theirs);
+        let against_nothing = |measure| self.ratio_of_all(measure, &ours, &[Nothing]);
+        let at = |rules| self.added(new, Bulkhead(rules), Nftables(rules));
         [
             (
                 "established_vs_nftables",
-                against_nftables(established, 1_000),
+                against_nftables(packets(Kind::Established)),
                 "ratio",
             ),
             (
                 "established_10k_vs_nftables",
-                against_nftables(packets(Kind::ManyFlows), 1_000),
+                against_nftables(packets(Kind::ManyFlows)),
                 "ratio",
             ),
             (
                 "egress_vs_nftables",
-                against_nftables(packets(Kind::Egress), 1_000),
+                against_nftables(packets(Kind::Egress)),
                 "ratio",
             ),
             (
                 "established_vs_limit",
-                self.added(established, Bulkhead(1_000), Limit),
+                self.added_by_all(packets(Kind::Established), &ours, &[Limit]),
                 "ratio",
             ),
-            (
-                "new_flow_vs_nftables_1k",
-                against_nftables(new, 1_000),
-                "ratio",
-            ),
-            (
-                "new_flow_vs_nftables_100k",
-                against_nftables(new, 100_000),
-                "ratio",
-            ),
+            ("new_flow_vs_nftables_1k", at(1_000), "ratio"),
+            ("new_flow_vs_nftables_100k", at(100_000), "ratio"),
             (
                 "new_flow_100k_vs_10",
                 self.added(new, Bulkhead(100_000), Bulkhead(10)),
@@ -239,12 +267,12 @@ impl Results {
             ),
             (
                 "denied_vs_nothing",
-                self.ratio(packets(Kind::Denied), Bulkhead(1_000), Nothing),
+                against_nothing(packets(Kind::Denied)),
                 "ratio",
             ),
             (
                 "denied_read_vs_nothing",
-                self.ratio(Measure::Read(Kind::Denied), Bulkhead(1_000), Nothing),
+                against_nothing(Measure::Read(Kind::Denied)),
                 "ratio",
             ),
             ("apply_10k_ms", asked("apply", 10_000), "ms"),
@@ -252,17 +280,18 @@ impl Results {
             ("memory_mib_100k", asked("memory", 100_000), "MiB"),
             (
                 "tcp_rtt_vs_nftables",
-                against_nftables(Measure::RoundTrip, 1_000),
+                against_nftables(Measure::RoundTrip),
                 "ratio",
             ),
             (
                 "connect_vs_nftables",
-                against_nftables(Measure::Connect, 1_000),
+                against_nftables(Measure::Connect),
                 "ratio",
             ),
             (
                 "throughput_vs_nothing",
-                self.ratio(Measure::Megabyte, Nothing, Bulkhead(1_000)),
+                // Of times, not of rates.
+                against_nothing(Measure::Megabyte).map(f64::recip),
                 "ratio",
             ),
         ]

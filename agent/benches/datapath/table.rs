@@ -26,10 +26,11 @@ pub fn markdown(results: &Results, sizes: &[usize]) -> String {
         "# The cost of a packet\n\n\
          Written by `cargo xtask bench datapath`: one interleaved run, medians of its rounds, all firewalls side by side.\n\
          Packets go over a veth from one network namespace to another; a figure is the time of the sending thread, in which the whole path runs.\n\
-         A rule is an address that may come to a port, a subnet that may, or one that may not; at 100,000 rules ten addresses share an identity.\n\n\
+         A rule is an address that may come to a port, a subnet that may, or one that may not; at 100,000 rules ten addresses share an identity.\n\
+         Figures that speak of no number of rules are means over all numbers of rules.\n\n\
          ![What opening a flow costs](datapath.svg)\n\n## The goals\n\n| figure | value | unit |\n|---|---|---|\n",
     );
-    for (name, value, unit) in results.figures().unwrap_or_default() {
+    for (name, value, unit) in results.figures(sizes).unwrap_or_default() {
         let _ = writeln!(text, "| `{name}` | {value:.3} | {unit} |");
     }
     for measure in Measure::ALL {

@@ -32,6 +32,7 @@ mod company;
 mod device;
 mod flips;
 mod frames;
+mod one_address;
 pub mod wire;
 
 /// Before every end: all rules are in force.

@@ -325,7 +325,7 @@ pub fn remove_others(
                 return Ok(());
             };
             match link.detach() {
-                Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => return Err(error),
+                Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => Err(error),
                 _ => fs::remove_file(&pin),
             }
         };

@@ -7,7 +7,7 @@
 use crate::{
     decide::{
         Judge, SECOND,
-        decision::{Decision, Note, Outcome},
+        decision::{Decision, Note},
     },
     headers::protocol,
     layout::{Address, DeniedFlow, Event, FlowKey, Shared, budget, event_kind},
@@ -21,9 +21,11 @@ const BURST: u64 = SECOND;
 const RESERVE: u64 = BURST / 4;
 
 impl<T: Tables> Judge<'_, T> {
-    /// Counts what was denied under its rule, and reports what is to be heard of.
+    /// Counts what was denied under its rule, and reports what is to be heard of; whether it did. A
+    /// function of the kernel's must return a number: one that returns nothing leaves behind whatever
+    /// the register held, and the verifier refuses a pointer.
     #[inline(never)]
-    pub(super) fn conclude<A: Address>(&self, key: &FlowKey<A>, decision: &Decision) -> Outcome
+    pub(super) fn conclude<A: Address>(&self, key: &FlowKey<A>, decision: &Decision) -> bool
     where
         T: FamilyTables<A>,
     {
@@ -36,7 +38,7 @@ impl<T: Tables> Judge<'_, T> {
         let generation = self.generation;
         let rule = ruling.rule();
         let (kind, packets) = match note {
-            Note::Nothing => return *outcome,
+            Note::Nothing => return false,
             Note::Staged => (event_kind::STAGED, self.one(key, rule)),
             Note::Logged => (event_kind::LOGGED, self.one(key, rule)),
             Note::Denied | Note::DeniedAlone => {
@@ -45,7 +47,7 @@ impl<T: Tables> Judge<'_, T> {
             }
         };
         let Some(packets) = packets else {
-            return *outcome;
+            return false;
         };
         // ICMP keeps other things where others keep ports.
         let (remote_port, local_port) = match key.protocol {
@@ -72,14 +74,15 @@ impl<T: Tables> Judge<'_, T> {
             padding: [0; 2],
             lost: losses.map_or(0, |losses| losses.get() as u32),
         };
-        if self.tables.report(&event) {
+        let told = self.tables.report(&event);
+        if told {
             if let Some(losses) = losses {
                 losses.set(0);
             }
         } else {
             self.lose(Reason::EventLost);
         }
-        *outcome
+        told
     }
 
     /// An event is not handed over.

@@ -251,7 +251,7 @@ fn an_upgrade_with_another_map_layout_ends_at_any_step_and_loses_no_flow() {
 #[test]
 fn an_upgrade_with_another_flow_layout_begins_with_new_flow_tables() {
     in_own_namespace(|| {
-        let (machine, task) = Machine::new(Hooking::Tcx);
+        let (machine, task) = Machine::new(HookingChoice::Tcx);
         drop(task);
         machine.age(false);
         let task = machine.start().unwrap();

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// An interface with packets on it, and what enforces there.
-fn policed_wire(bpffs: &Bpffs, hooking: Hooking) -> (Wire, Enforcer) {
+fn policed_wire(bpffs: &Bpffs, hooking: HookingChoice) -> (Wire, Enforcer) {
     let wire = Wire::new();
     let mut enforcer = bpffs.enforcer_on(hooking, INTERFACE).unwrap();
     apply(&mut enforcer, 1);
@@ -62,7 +62,7 @@ fn tc(arguments: &str) -> String {
 fn a_program_that_is_put_before_ours_is_behind_it_at_the_next_look_and_stays_there() {
     in_own_namespace(|| {
         let bpffs = Bpffs::new();
-        let (wire, mut enforcer) = policed_wire(&bpffs, Hooking::Tcx);
+        let (wire, mut enforcer) = policed_wire(&bpffs, HookingChoice::Tcx);
         let other = LetsThrough::load();
         for _ in 0..2 {
             let links = other.attach_first(&interface());
@@ -87,7 +87,7 @@ fn a_program_that_is_put_before_ours_is_behind_it_at_the_next_look_and_stays_the
 fn a_filter_that_is_put_before_ours_is_behind_it_at_the_next_look_and_stays_there() {
     in_own_namespace(|| {
         let bpffs = Bpffs::new();
-        let (wire, mut enforcer) = policed_wire(&bpffs, Hooking::Clsact);
+        let (wire, mut enforcer) = policed_wire(&bpffs, HookingChoice::Clsact);
         let elsewhere = Bpffs::new();
         let pin = elsewhere
             .pin_dir()
@@ -116,7 +116,7 @@ fn a_filter_that_is_put_before_ours_is_behind_it_at_the_next_look_and_stays_ther
         }
         // Also when it is a new agent that looks.
         drop(enforcer);
-        let mut enforcer = bpffs.enforcer_on(Hooking::Clsact, INTERFACE).unwrap();
+        let mut enforcer = bpffs.enforcer_on(HookingChoice::Clsact, INTERFACE).unwrap();
         apply(&mut enforcer, 1);
         assert_eq!(enforcer.attach().unwrap(), [INTERFACE]);
         wire.check("after a restart");
@@ -127,8 +127,8 @@ fn a_filter_that_is_put_before_ours_is_behind_it_at_the_next_look_and_stays_ther
 #[test]
 fn programs_of_another_way_of_hooking_are_replaced_and_do_not_stay() {
     for [first, second] in [
-        [Hooking::Tcx, Hooking::Clsact],
-        [Hooking::Clsact, Hooking::Tcx],
+        [HookingChoice::Tcx, HookingChoice::Clsact],
+        [HookingChoice::Clsact, HookingChoice::Tcx],
     ] {
         in_own_namespace(|| {
             let bpffs = Bpffs::new();
@@ -140,7 +140,7 @@ fn programs_of_another_way_of_hooking_are_replaced_and_do_not_stay() {
             assert_eq!(enforcer.attach().unwrap(), [INTERFACE]);
             wire.check("after it");
             let filters = tc(&format!("filter show dev {INTERFACE} ingress"));
-            let clsact = usize::from(second == Hooking::Clsact);
+            let clsact = usize::from(second == HookingChoice::Clsact);
             assert_eq!(filters.matches("bulkhead_ingress").count(), clsact);
             assert_eq!(link_pins(&bpffs.pin_dir()).is_empty(), clsact == 1);
             wire.finish();
@@ -161,10 +161,10 @@ fn without_room<T>(operation: impl FnOnce() -> T) -> T {
 fn a_full_bpffs_leaves_what_is_enforced_and_a_new_interface_is_policed() {
     in_own_namespace(|| {
         let bpffs = Bpffs::new();
-        let (wire, enforcer) = policed_wire(&bpffs, Hooking::Tcx);
+        let (wire, enforcer) = policed_wire(&bpffs, HookingChoice::Tcx);
         drop(enforcer);
         without_room(|| {
-            let mut enforcer = bpffs.enforcer_on(Hooking::Tcx, INTERFACE).unwrap();
+            let mut enforcer = bpffs.enforcer_on(HookingChoice::Tcx, INTERFACE).unwrap();
             apply(&mut enforcer, 2);
             enforcer.attach().unwrap();
         });
@@ -173,7 +173,7 @@ fn a_full_bpffs_leaves_what_is_enforced_and_a_new_interface_is_policed() {
         ip(&format!("link del {INTERFACE}"));
 
         let wire = Wire::new();
-        let mut enforcer = bpffs.enforcer_on(Hooking::Tcx, INTERFACE).unwrap();
+        let mut enforcer = bpffs.enforcer_on(HookingChoice::Tcx, INTERFACE).unwrap();
         apply(&mut enforcer, 2);
         for _ in 0..2 {
             let error = without_room(|| enforcer.attach()).unwrap_err().to_string();

@@ -7,7 +7,12 @@ use crate::kernel::testing::forget_peer;
 const PAIRS: [[&str; 2]; 2] = [["10.0.0.1", "10.0.0.2"], ["fd00::1", "fd00::2"]];
 
 /// A segment of a connection from the other host's `client` port to this one's 443.
-fn segment([here, there]: [&str; 2], direction: Direction, client: u16, flags: &str) -> Vec<u8> {
+pub(super) fn segment(
+    [here, there]: [&str; 2],
+    direction: Direction,
+    client: u16,
+    flags: &str,
+) -> Vec<u8> {
     let (here, there): (IpAddr, IpAddr) = (here.parse().unwrap(), there.parse().unwrap());
     let inward = direction == Direction::Ingress;
     let (from, to) = if inward { (there, here) } else { (here, there) };
