@@ -314,7 +314,7 @@ impl Enforcer {
             match self.programs.attach(&interface) {
                 Ok(Attachment::Made) => attached.push(interface.name),
                 // Gone since it was listed: the next look finds it, if it comes back.
-                Ok(Attachment::Standing | Attachment::Gone) => {}
+                Ok(Attachment::Standing | Attachment::Unpinned | Attachment::Gone) => {}
                 Err(error) => errors.push(error),
             }
         }

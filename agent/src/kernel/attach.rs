@@ -15,7 +15,7 @@ use crate::{
     kernel::{
         HOOKS, Hook, KernelError,
         clsact::{self, Refusal, Slot},
-        link::{self, Link},
+        link::{Link, Place},
         predecessor::flow_layout,
         requirements,
     },
@@ -45,6 +45,8 @@ pub enum Attachment {
     Standing,
     /// It is there now.
     Made,
+    /// It is there as long as this process is: there was no room for its pin.
+    Unpinned,
     /// The interface is gone.
     Gone,
 }
@@ -72,11 +74,7 @@ impl Hooking {
         let is_behind = |hook: &Hook| -> io::Result<bool> {
             match self {
                 Self::Tcx => match Link::open(&pin(pin_dir, interface, hook))? {
-                    Some(link) => {
-                        let state = link.state()?;
-                        Ok(state.interface == Some(interface.index)
-                            && !is_first(state.program, interface, hook)?)
-                    }
+                    Some(link) => Ok(link.place(interface.index, hook.point)? == Place::Behind),
                     None => Ok(false),
                 },
                 Self::Clsact => {
@@ -117,15 +115,6 @@ impl Hooking {
     }
 }
 
-/// Whether no program runs before this one. An interface that goes meanwhile runs none.
-fn is_first(program: u32, interface: &Interface, hook: &Hook) -> io::Result<bool> {
-    match link::first(interface.index, hook.point) {
-        Ok(first) => Ok(first == Some(program)),
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(true),
-        Err(error) => Err(error),
-    }
-}
-
 fn attach_link(
     program: &SchedClassifier,
     interface: &Interface,
@@ -139,28 +128,25 @@ fn attach_link(
     let standing = Link::open(pin).map_err(failed)?;
     let mut behind = None;
     if let Some(link) = standing {
-        let state = link.state().map_err(failed)?;
-        // One on another interface stays with it as long as its own pin does.
-        let here = state.interface == Some(interface.index);
-        if here && !is_first(state.program, interface, hook).map_err(failed)? {
-            behind = Some(link);
-        } else if here {
-            if state.program == id(program, hook)? {
-                return Ok(Attachment::Standing);
+        match link.place(interface.index, hook.point).map_err(failed)? {
+            Place::First => {
+                if link.state().map_err(failed)?.program == id(program, hook)? {
+                    return Ok(Attachment::Standing);
+                }
+                fail::step("updating a link")?;
+                match link.update(descriptor) {
+                    Ok(()) => return Ok(Attachment::Made),
+                    // This alone says that the link is dead.
+                    Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+                    Err(error) => return Err(failed(error)),
+                }
             }
-            fail::step("updating a link")?;
-            match link.update(descriptor) {
-                Ok(()) => return Ok(Attachment::Made),
-                // This alone says that the link is dead.
-                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        if behind.is_none() {
-            tracing::warn!(
+            Place::Behind => behind = Some(link),
+            // One on another interface stays with it as long as its own pin does.
+            Place::Absent => tracing::warn!(
                 interface = interface.name,
                 "the pinned link is dead: attaching anew"
-            );
+            ),
         }
     }
     fail::step("making a link")?;
@@ -181,14 +167,9 @@ fn attach_link(
         },
     };
     if let Err(error) = pin_over(&link, pin) {
+        tracing::warn!(pin = %pin.display(), %error, "a link cannot be pinned");
         held.push((pin.to_owned(), link));
-        return Err(KernelError::Interface {
-            interface: interface.name.clone(),
-            problem: format!(
-                "it is policed only as long as the agent runs, as the link cannot be pinned at {} ({error}): make room there",
-                pin.display()
-            ),
-        });
+        return Ok(Attachment::Unpinned);
     }
     if let Some(behind) = behind {
         match behind.detach() {
@@ -310,7 +291,7 @@ pub fn remove_others(
                 return Ok(());
             };
             match link.detach() {
-                Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => return Err(error),
+                Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => Err(error),
                 _ => fs::remove_file(&pin),
             }
         };
@@ -335,25 +316,48 @@ pub fn make_directory(pin_dir: &Path) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Removes the pins of links that are dead, because their interfaces are gone. A link of an interface
+/// Removes the pins of links that are dead, because their interfaces are gone, and ends those that were
+/// taken along to another network namespace, where nothing is ours to police. A link of an interface
 /// that is configured away keeps its enforcement until `detach`.
 pub fn forget_dead_links(pin_dir: &Path) {
-    let forget = |pin: &Path| -> io::Result<()> {
-        let dead = Link::open(pin)?.is_some_and(|link| {
-            // Not to know is not to be dead.
-            link.state().is_ok_and(|state| state.interface.is_none())
-        });
-        if dead { fs::remove_file(pin) } else { Ok(()) }
-    };
     let pins = pins(pin_dir).unwrap_or_else(|error| {
         tracing::warn!(%error, "cannot look for links whose interfaces are gone");
         Vec::new()
     });
     for pin in pins {
-        if let Err(error) = forget(&pin) {
-            tracing::warn!(pin = %pin.display(), %error, "cannot look after a pinned link");
+        match forget_if_gone(&pin) {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!(pin = %pin.display(), "an interface is gone or was moved to another namespace: it is not policed any more");
+            }
+            Err(error) => {
+                tracing::warn!(pin = %pin.display(), %error, "cannot look after a pinned link");
+            }
         }
     }
+}
+
+fn forget_if_gone(pin: &Path) -> io::Result<bool> {
+    let (Some(link), Some(hook)) = (Link::open(pin)?, hook_of(pin)) else {
+        return Ok(false);
+    };
+    // Not to know is not to be gone.
+    if let Some(interface) = link.state()?.interface {
+        if link.place(interface, hook.point)? != Place::Absent {
+            return Ok(false);
+        }
+        match link.detach() {
+            Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => return Err(error),
+            _ => {}
+        }
+    }
+    fs::remove_file(pin).map(|()| true)
+}
+
+/// The hook that a pin's name ends with. A crash may have left one on its way to its name.
+pub fn hook_of(pin: &Path) -> Option<&'static Hook> {
+    let name = pin.file_name()?.to_str()?.trim_end_matches(ON_ITS_WAY);
+    HOOKS.iter().find(|hook| name.ends_with(hook.name))
 }
 
 /// Whether the kernel runs our programs on an interface: none, one or two of the hooks.
@@ -364,7 +368,7 @@ pub fn hooks_on(pin_dir: &Path, interface: &Interface) -> Result<usize, KernelEr
     let doing = || format!("looking for the programs on {}", interface.name);
     let on = |hook: &Hook| -> io::Result<bool> {
         if let Some(link) = Link::open(&pin(pin_dir, interface, hook))?
-            && link.state()?.interface == Some(interface.index)
+            && link.place(interface.index, hook.point)? != Place::Absent
         {
             return Ok(true);
         }

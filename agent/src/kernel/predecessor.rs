@@ -175,11 +175,8 @@ fn take_link(pin: &Path, programs: &Programs) -> Result<Option<u32>, KernelError
     let failed = |error| KernelError::syscall(format!("taking over {}", pin.display()), error);
     let removing = |error| KernelError::io(format!("removing {}", pin.display()), error);
     let name = pin.file_name().unwrap_or_default().to_string_lossy();
-    // A crash may have left a pin on its way to its name.
     let name = name.trim_end_matches(attach::ON_ITS_WAY);
-    let hook = HOOKS
-        .iter()
-        .find(|hook| name.ends_with(&format!("-{}", hook.name)));
+    let hook = attach::hook_of(pin);
     let ours = programs.pin_dir.join(attach::LINKS).join(name);
     let state = match Link::open(pin).map_err(failed)? {
         Some(link) => Some((link.state().map_err(failed)?, link)),

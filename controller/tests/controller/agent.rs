@@ -66,7 +66,17 @@ impl Agent {
             .unwrap();
     }
 
+    /// The next message that is no answer to an ack.
     pub async fn hear(&mut self) -> Result<Option<Down>, Status> {
+        loop {
+            match self.next().await? {
+                Some(Down::AckHeard(_)) => {}
+                message => return Ok(message),
+            }
+        }
+    }
+
+    pub async fn next(&mut self) -> Result<Option<Down>, Status> {
         let message = timeout(PATIENCE, self.down.message())
             .await
             .expect("an answer comes")?;
@@ -124,7 +134,7 @@ impl Agent {
         loop {
             match self.hear().await.unwrap() {
                 Some(Down::DenialsKept(kept)) => return assert_eq!(kept.sequence, sequence),
-                Some(Down::Policy(_)) => {}
+                Some(Down::Policy(_) | Down::AckHeard(_)) => {}
                 None => panic!("the stream ended"),
             }
         }

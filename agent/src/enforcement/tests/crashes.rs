@@ -132,10 +132,10 @@ fn ends_of_kinds(steps: &Steps) -> Vec<Point> {
 
 /// Takes policies one after the other, each failing at another step; afterwards the agent is as `go_on`
 /// leaves it.
-fn fail_everywhere(go_on: fn(&Machine, EnforcementTask) -> EnforcementTask) {
-    for hooking in HOOKINGS {
+fn fail_everywhere(hookings: &[Hooking], go_on: fn(&Machine, EnforcementTask) -> EnforcementTask) {
+    for hooking in hookings {
         in_own_namespace(|| {
-            let (mut machine, mut task) = Machine::new(hooking);
+            let (mut machine, mut task) = Machine::new(*hooking);
             machine.revision += 1;
             let policy = machine.policy();
             let (taken, steps) = machine.watch(None, || task.take(policy));
@@ -167,12 +167,13 @@ fn fail_everywhere(go_on: fn(&Machine, EnforcementTask) -> EnforcementTask) {
 
 #[test]
 fn a_write_that_fails_at_any_step_of_an_apply_changes_nothing_and_the_next_apply_works() {
-    fail_everywhere(|_, task| task);
+    // No step of an apply asks how the programs are attached.
+    fail_everywhere(&[Hooking::Tcx], |_, task| task);
 }
 
 #[test]
 fn an_agent_that_ends_at_any_step_of_an_apply_comes_back_without_a_gap() {
-    fail_everywhere(|machine, task| {
+    fail_everywhere(&HOOKINGS, |machine, task| {
         drop(task);
         machine.wire.check("without an agent");
         let (task, _) = machine.watch(None, || machine.start());
