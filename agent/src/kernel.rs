@@ -19,6 +19,7 @@ use crate::{fail, interfaces::Interface};
 mod attach;
 mod changes;
 mod clsact;
+mod detach;
 mod error;
 mod events;
 mod link;
@@ -176,7 +177,7 @@ impl Programs {
             }),
             attached => {
                 if attached == Attachment::Made {
-                    attach::remove_others(self.hooking, interface, &self.pin_dir)?;
+                    detach::remove_others(self.hooking, interface, &self.pin_dir)?;
                 }
                 Ok(attached)
             }
@@ -201,7 +202,7 @@ impl Programs {
 
     /// Removes the pins of links whose interfaces are gone.
     pub fn forget_dead_links(&self) {
-        attach::forget_dead_links(&self.pin_dir);
+        detach::forget_dead_links(&self.pin_dir);
     }
 }
 
@@ -276,10 +277,10 @@ pub fn has_pins(pin_dir: &Path) -> Result<bool, KernelError> {
 pub fn detach(pin_dir: &Path, interfaces: &[Interface]) -> Result<(), KernelError> {
     // What other versions left enforces as well.
     for pin_dir in predecessor::siblings(pin_dir)? {
-        attach::detach(&pin_dir, interfaces)?;
+        detach::detach(&pin_dir, interfaces)?;
         remove_pins(&pin_dir)?;
     }
-    attach::detach(pin_dir, interfaces)?;
+    detach::detach(pin_dir, interfaces)?;
     remove_pins(pin_dir)
 }
 

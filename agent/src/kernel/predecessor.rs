@@ -38,23 +38,36 @@ impl Predecessor {
     /// # Errors
     /// [`KernelError::Io`]: not to see is not to know.
     pub fn find(pin_dir: &Path) -> Result<Option<Self>, KernelError> {
-        let mut found = None;
         for pin_dir in siblings(pin_dir)? {
-            match generation(&pin_dir)? {
-                0 if super::entries(&pin_dir.join(attach::LINKS))?.is_empty() => {
-                    super::remove_pins(&pin_dir)?;
-                }
-                0 => {}
-                generation if found.is_none() => {
-                    found = Some(Self {
-                        pin_dir,
-                        generation,
-                    });
-                }
-                _ => {}
+            let links = super::entries(&pin_dir.join(attach::LINKS))?;
+            if generation(&pin_dir)? == 0 && links.is_empty() {
+                super::remove_pins(&pin_dir)?;
             }
         }
-        Ok(found)
+        Self::look(pin_dir)
+    }
+
+    /// As [`Predecessor::find`], and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Predecessor::find`].
+    pub fn look(pin_dir: &Path) -> Result<Option<Self>, KernelError> {
+        for pin_dir in siblings(pin_dir)? {
+            let generation = generation(&pin_dir)?;
+            if generation != 0 {
+                return Ok(Some(Self {
+                    pin_dir,
+                    generation,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where its pins are.
+    #[must_use]
+    pub fn pin_dir(&self) -> &Path {
+        &self.pin_dir
     }
 
     /// The generation that is live in its tables. Flows that are carried over hold it, so that ours is to

@@ -114,7 +114,7 @@ fn kill_9_in_the_midst_of_applies() -> Result<()> {
 }
 
 #[test]
-fn an_upgrade_to_another_map_layout_and_back() -> Result<()> {
+fn an_upgrade_to_another_map_layout() -> Result<()> {
     run(|lab, traffic| {
         for _ in 0..2 {
             let agent = lab.agent("app-1")?;

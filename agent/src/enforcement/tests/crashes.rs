@@ -276,6 +276,10 @@ fn an_upgrade_without_the_policy_on_disk_leaves_the_other_version_in_force_until
             let mut task = machine.start().unwrap();
             machine.wire.check("with the other version's tables");
             assert!(task.enforcer.has_predecessor());
+            let seen = crate::enforcer::Enforcer::inspect(&machine.bpffs.pin_dir());
+            let seen = seen.unwrap().unwrap();
+            assert_eq!(seen.predecessor.as_deref(), Some("v0"));
+            assert_eq!(seen.interfaces, [INTERFACE]);
             assert_eq!(task.facts.borrow().applied, None);
             task.look_after();
             let policy = machine.policy();
