@@ -11,7 +11,6 @@ mod warm_start;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use policy::{Revision, Timestamp};
-use proto::Sha256Digest;
 use tokio::{
     sync::{mpsc, watch},
     task::block_in_place,
@@ -24,7 +23,6 @@ use tracing::{error, info};
 pub use self::beginning::bootstrap_policy;
 pub use self::handle::{Applied, ApplyAnswer, Command, Enforcement, Facts, Gone};
 use self::{
-    beginning::Beginning,
     trial::Trial,
     trouble::{Change, Trouble},
     warm_start::WarmStart,
@@ -145,48 +143,6 @@ impl EnforcementTask {
             denials,
             maps_are_new: live.is_none(),
         })
-    }
-
-    /// Goes on with the policy that the kernel enforces, or enforced before the reboot.
-    fn take_up(&mut self, live: Option<Sha256Digest>) -> Result<(), EnforceError> {
-        let state = Arc::clone(&self.state);
-        let rolled_back = RolledBack::load(&state).unwrap_or_else(|error| {
-            error!(error = %with_causes(&error), "whether a policy was rolled back is not known");
-            None
-        });
-        self.note_rolled_back(rolled_back.clone());
-        let Beginning { policies, before } =
-            beginning::choose(PolicyStore::new(&state), live, rolled_back.as_ref());
-        // Another version's tables are better than any fallback; only its own policy takes their place.
-        let policies = if self.enforcer.has_predecessor() {
-            beginning::beside_predecessor(policies)
-        } else {
-            policies
-        };
-        let mut choice = policies.into_iter().peekable();
-        while let Some((policy, source)) = choice.next() {
-            let digest = policy.digest();
-            match self.install(policy, source) {
-                Ok(Applied {
-                    revision,
-                    generation,
-                    ..
-                }) => {
-                    info!(%revision, generation, "the host enforces");
-                    if source == Source::Trial {
-                        self.go_on_with_trial(before, digest);
-                    } else if rolled_back.is_some() {
-                        log_disk_trouble(PolicyStore::new(&state).end_trial());
-                    }
-                    return Ok(());
-                }
-                Err(error) if choice.peek().is_some() => {
-                    error!(error = %with_causes(&error), "the policy on disk is refused; the host falls back to another until the controller sends one");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 
     /// Disk, kernel, disk. A disk that cannot be written does not stop a policy: a host that

@@ -1,22 +1,26 @@
 //! Policy in, kernel maps out: classify, lower, plan, execute. All calls block; give them a thread.
 
+mod inspection;
+
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
-use datapath::{Direction, Reason, Verdict, layout::Counter};
+use datapath::{Direction, Verdict};
 use policy::{HostPolicy, Revision, Timestamp, classify::TooLarge};
 
+use self::inspection::counters_of;
+pub use self::inspection::{Counters, Inspection};
 use crate::{
     config::{Behaviour, HookingChoice},
     denial_reader::DenialReader,
     error::with_causes,
     exceptions,
     interfaces::{self, Interface, Survey, Unfit},
-    kernel::{self, Attachment, Events, Hooking, KernelError, Maps, Programs},
+    kernel::{Attachment, Events, Hooking, KernelError, Maps, Programs},
     local_tiers::LocalTiers,
     lower::{TABLES_VERSION, lower},
     plan::{NoRoom, Observed, Operation, Stamp, plan, runs},
@@ -64,28 +68,6 @@ pub struct Live {
     pub revision: Revision,
     /// SHA-256 of the encoded host policy.
     pub digest: [u8; 32],
-}
-
-/// Counters since the maps were made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Packets dropped, for whatever reason.
-    pub packets_denied: u64,
-    /// Events that the full ring did not take.
-    pub events_lost: u64,
-    /// Packets under each reason.
-    pub reasons: Vec<(&'static str, u64)>,
-}
-
-/// What the pins tell, with or without a running agent.
-#[derive(Clone, Debug)]
-pub struct Inspection {
-    /// What is enforced.
-    pub live: Option<Live>,
-    /// Interfaces that the programs are attached to.
-    pub interfaces: Vec<String>,
-    /// Counters.
-    pub counters: Counters,
 }
 
 /// What the kernel side could not do; what was enforced before still is.
@@ -363,7 +345,7 @@ impl Enforcer {
             match self.programs.attach(&interface) {
                 Ok(Attachment::Made) => attached.push(interface.name),
                 // Gone since it was listed: the next look finds it, if it comes back.
-                Ok(Attachment::Standing | Attachment::Gone) => {}
+                Ok(Attachment::Standing | Attachment::Unpinned | Attachment::Gone) => {}
                 Err(error) => errors.push(error),
             }
         }
@@ -421,52 +403,10 @@ impl Enforcer {
     ) -> Result<(Verdict, Duration), EnforceError> {
         Ok(self.programs.time_packet(direction, frame, repeat)?)
     }
-
-    /// Removes everything: enforcement ends. The interfaces that it ended on; `None` when there was
-    /// nothing.
-    ///
-    /// # Errors
-    /// [`EnforceError::Kernel`].
-    pub fn detach(pin_dir: &Path) -> Result<Option<Vec<String>>, EnforceError> {
-        let interfaces = all_interfaces()?;
-        // One of the two programs is enough.
-        let attached = kernel::attached(pin_dir, interfaces.clone(), 1)?;
-        if attached.is_empty() && !kernel::has_pins(pin_dir)? {
-            return Ok(None);
-        }
-        kernel::detach(pin_dir, &interfaces)?;
-        Ok(Some(names(attached)))
-    }
-
-    /// Reads the pins; `None` when there are none.
-    ///
-    /// # Errors
-    /// [`EnforceError::Kernel`].
-    pub fn inspect(pin_dir: &Path) -> Result<Option<Inspection>, EnforceError> {
-        if !kernel::has_maps(pin_dir)? {
-            return Ok(None);
-        }
-        let maps = Maps::open(pin_dir)?;
-        // One with one of the two programs is not policed.
-        let attached = kernel::attached(pin_dir, all_interfaces()?, 2)?;
-        let counters = counters_of(maps.reasons()?);
-        Ok(Some(Inspection {
-            live: maps.live()?.map(live_of),
-            interfaces: names(attached),
-            counters,
-        }))
-    }
 }
 
 fn all_interfaces() -> Result<Vec<Interface>, KernelError> {
     interfaces::all().map_err(|error| KernelError::io("listing the host's interfaces", error))
-}
-
-fn names(interfaces: Vec<Interface>) -> Vec<String> {
-    interfaces
-        .into_iter()
-        .map(|interface| interface.name)
-        .collect()
 }
 
 fn live_of(settings: datapath::layout::Settings) -> Live {
@@ -475,20 +415,6 @@ fn live_of(settings: datapath::layout::Settings) -> Live {
         revision: Revision(settings.revision),
         digest: settings.digest,
     }
-}
-
-fn counters_of(reasons: Vec<(Reason, Counter)>) -> Counters {
-    let mut counters = Counters::default();
-    for (reason, Counter { packets, bytes: _ }) in reasons {
-        if reason.drops() {
-            counters.packets_denied += packets;
-        }
-        if reason == Reason::EventLost {
-            counters.events_lost = packets;
-        }
-        counters.reasons.push((reason.word(), packets));
-    }
-    counters
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod attach;
 mod batch;
 mod changes;
 mod clsact;
+mod detach;
 mod error;
 mod events;
 mod link;
@@ -170,11 +171,21 @@ impl Programs {
         let mut held = std::mem::take(&mut self.held);
         let attached = self.attach_hooks(interface, &mut held);
         self.held = held;
-        let attached = attached?;
-        if attached == Attachment::Made {
-            attach::remove_others(self.hooking, interface, &self.pin_dir)?;
+        match attached? {
+            Attachment::Unpinned => Err(KernelError::Interface {
+                interface: interface.name.clone(),
+                problem: format!(
+                    "it is policed only as long as the agent runs, as its links cannot be pinned in {}: make room there",
+                    self.pin_dir.display()
+                ),
+            }),
+            attached => {
+                if attached == Attachment::Made {
+                    detach::remove_others(self.hooking, interface, &self.pin_dir)?;
+                }
+                Ok(attached)
+            }
         }
-        Ok(attached)
     }
 
     fn attach_hooks(
@@ -183,24 +194,19 @@ impl Programs {
         held: &mut attach::Held,
     ) -> Result<Attachment, KernelError> {
         let mut attachment = Attachment::Standing;
-        let mut failure = None;
         for hook in &HOOKS {
             let program = self.program(hook)?;
-            // One that fails keeps the other from nothing.
-            match self
+            let made = self
                 .hooking
-                .attach(program, interface, hook, &self.pin_dir, held)
-            {
-                Ok(made) => attachment = attachment.max(made),
-                Err(error) => failure = failure.or(Some(error)),
-            }
+                .attach(program, interface, hook, &self.pin_dir, held)?;
+            attachment = attachment.max(made);
         }
-        failure.map_or(Ok(attachment), Err)
+        Ok(attachment)
     }
 
     /// Removes the pins of links whose interfaces are gone.
     pub fn forget_dead_links(&self) {
-        attach::forget_dead_links(&self.pin_dir);
+        detach::forget_dead_links(&self.pin_dir);
     }
 }
 
@@ -286,10 +292,10 @@ pub fn has_pins(pin_dir: &Path) -> Result<bool, KernelError> {
 pub fn detach(pin_dir: &Path, interfaces: &[Interface]) -> Result<(), KernelError> {
     // What other versions left enforces as well.
     for pin_dir in predecessor::siblings(pin_dir)? {
-        attach::detach(&pin_dir, interfaces)?;
+        detach::detach(&pin_dir, interfaces)?;
         remove_pins(&pin_dir)?;
     }
-    attach::detach(pin_dir, interfaces)?;
+    detach::detach(pin_dir, interfaces)?;
     remove_pins(pin_dir)
 }
 

@@ -26,6 +26,8 @@ pub struct Status {
     certificate_expires: Option<Timestamp>,
     /// Whether the kernel has live tables, on at least one interface.
     enforcing: bool,
+    /// The pins of an agent of another version, whose tables are in force until its place is taken.
+    other_version: Option<String>,
     interfaces: Vec<String>,
     generation: Option<u32>,
     /// Of the policy that the kernel enforces; 0 while none has come.
@@ -56,20 +58,22 @@ impl Status {
         let good = PolicyStore::new(&state).next_boot()?;
         let inspection = Enforcer::inspect(&config.pin_dir())?;
         let spool_bytes = spool_size(&state.file("spool"))?;
-        let (live, interfaces, counters) = match inspection {
+        let (live, interfaces, counters, other_version) = match inspection {
             Some(Inspection {
                 live,
                 interfaces,
                 counters,
-            }) => (live, interfaces, Some(counters)),
-            None => (None, Vec::new(), None),
+                predecessor,
+            }) => (live, interfaces, Some(counters), predecessor),
+            None => (None, Vec::new(), None, None),
         };
         Ok(Self {
             certificate_expires: validity
                 .and_then(|validity| Timestamp::try_from(validity.not_after).ok()),
             host_name: identity.map(|identity| identity.host_name),
             controllers: config.controllers.iter().map(ToString::to_string).collect(),
-            enforcing: live.is_some() && !interfaces.is_empty(),
+            enforcing: (live.is_some() || other_version.is_some()) && !interfaces.is_empty(),
+            other_version,
             interfaces,
             generation: live.map(|live| live.generation),
             revision: live.map(|live| live.revision),
@@ -117,7 +121,10 @@ impl fmt::Display for Status {
             .map(|time| format!("good until {time:.0}"));
         row("certificate", or(expires, "none"))?;
         let policed = match self.interfaces.join(", ") {
-            names if self.enforcing => format!("on {names}"),
+            names if self.enforcing => match &self.other_version {
+                Some(pins) => format!("on {names}, by an agent of another version ({pins})"),
+                None => format!("on {names}"),
+            },
             _ => "off: nothing is denied on this host".to_owned(),
         };
         row("enforcement", policed)?;

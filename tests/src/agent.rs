@@ -96,6 +96,12 @@ impl Agent {
         fs::write(&path, config.to_string()).context("writing an agent's configuration")
     }
 
+    /// Where its kernel objects are pinned, a directory for each layout.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        self.directory.join("bpf/bulkhead")
+    }
+
     /// Runs `bulkhead-agent <verb> --config <its configuration>` to its end.
     ///
     /// # Errors

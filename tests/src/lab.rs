@@ -260,6 +260,24 @@ impl Lab {
             .address(family))
     }
 
+    /// Removes a host's interface.
+    ///
+    /// # Errors
+    /// When there is no such host, or it has none.
+    pub fn unplug_for_good(&self, host: &str) -> Result<()> {
+        self.network.remove_cable(host)
+    }
+
+    /// Gives a host an interface again, with the addresses and routes of the one before.
+    ///
+    /// # Errors
+    /// When there is no such host, or it has one.
+    pub fn plug_in_anew(&self, host: &str) -> Result<()> {
+        let place = self.places.iter().find(|place| place.name == host);
+        let place = place.with_context(|| format!("this lab has no host {host}"))?;
+        self.network.replace_cable(place)
+    }
+
     /// A host's agent.
     ///
     /// # Errors

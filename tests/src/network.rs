@@ -209,6 +209,25 @@ impl Network {
         ip::batch(Some(self.router.name()), &lines)
     }
 
+    /// Removes a host's cable, with the interfaces at both of its ends.
+    pub(crate) fn remove_cable(&self, host: &str) -> Result<()> {
+        ip::batch(
+            Some(self.host(host)?.name()),
+            &format!("link del {INTERFACE}\n"),
+        )
+    }
+
+    /// Gives a host a cable again.
+    pub(crate) fn replace_cable(&self, place: &Place) -> Result<()> {
+        self.make_cables(&[*place])?;
+        let Place { name, subnet, .. } = place;
+        ip::batch(
+            Some(self.router.name()),
+            &format!("link set {name} master subnet{subnet} up\n"),
+        )?;
+        self.configure_host(place)
+    }
+
     fn configure_host(&self, place: &Place) -> Result<()> {
         let [v4, v6] = Family::ALL.map(|family| place.address(family));
         let [gate4, gate6] = Family::ALL.map(|family| address(place.subnet, ROUTER, family));

@@ -1,10 +1,11 @@
 //! One stream, from the hello to its end.
 
+mod error;
+
 use std::{future::pending, time::Duration};
 
 use policy::Revision;
 use proto::{
-    client::ChannelError,
     convert::address_to_bytes,
     v1::{
         AckHeard, AddressClaim, AgentMessage, ControllerMessage, DenialBatch, Heartbeat, Hello,
@@ -20,9 +21,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, transport::Channel};
 use tracing::{error, info, warn};
 
+use self::error::PATIENCE;
+pub use self::error::SessionError;
 use crate::{
     enforcement::{ApplyAnswer, Enforcement, Facts, Gone},
-    enrol::EnrolError,
     error::with_causes,
     spool::{Batch, shared::SharedSpool},
     state::{policy_store::EncodedPolicy, rolled_back::RolledBack},
@@ -31,38 +33,10 @@ use crate::{
 
 /// How often the controller hears that the host is there.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How long the controller may take to open the stream.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Batches sent and not yet confirmed.
 const WINDOW: u64 = 8;
 /// Messages between this task and the connection.
 const QUEUE: usize = 16;
-
-/// Why there is no stream, or no longer one.
-#[derive(Debug, thiserror::Error)]
-pub enum SessionError {
-    /// No connection.
-    #[error(transparent)]
-    Channel(#[from] ChannelError),
-    /// The controller ended the stream with a reason.
-    #[error("the controller says: {} ({})", .0.message(), .0.code().description())]
-    Status(Box<Status>),
-    /// The controller ended the stream without one.
-    #[error("the controller ended the stream")]
-    Ended,
-    /// The controller accepted the connection and then said nothing.
-    #[error("the controller did not open the stream within {} s", PATIENCE.as_secs())]
-    Silent,
-    /// The controller did not answer an ack: with the new policy in force it may be out of reach.
-    #[error("the controller did not answer with the new policy in force")]
-    Unheard,
-    /// This host's certificate is too old to show.
-    #[error("the host's certificate has expired; give it a new token (`bulkhead token create`)")]
-    Expired(#[source] EnrolError),
-    /// The process is about to end.
-    #[error(transparent)]
-    EnforcementGone(#[from] Gone),
-}
 
 /// One stream's state.
 pub struct Session {

@@ -8,8 +8,9 @@ use policy::{
 use proto::Sha256Digest;
 use tracing::{error, info, warn};
 
-use super::Source;
+use super::{Applied, EnforcementTask, Source, log_disk_trouble};
 use crate::{
+    enforcer::EnforceError,
     error::with_causes,
     state::{
         policy_store::{EncodedPolicy, PolicyStore, Recovered},
@@ -150,6 +151,50 @@ pub(super) fn choose(
             );
             vec![(closed, Source::Own)].into()
         }
+    }
+}
+
+impl EnforcementTask {
+    /// Goes on with the policy that the kernel enforces, or enforced before the reboot.
+    pub(super) fn take_up(&mut self, live: Option<Sha256Digest>) -> Result<(), EnforceError> {
+        let state = Arc::clone(&self.state);
+        let rolled_back = RolledBack::load(&state).unwrap_or_else(|error| {
+            error!(error = %with_causes(&error), "whether a policy was rolled back is not known");
+            None
+        });
+        self.note_rolled_back(rolled_back.clone());
+        let Beginning { policies, before } =
+            choose(PolicyStore::new(&state), live, rolled_back.as_ref());
+        // Another version's tables are better than any fallback; only its own policy takes their place.
+        let policies = if self.enforcer.has_predecessor() {
+            beside_predecessor(policies)
+        } else {
+            policies
+        };
+        let mut choice = policies.into_iter().peekable();
+        while let Some((policy, source)) = choice.next() {
+            let digest = policy.digest();
+            match self.install(policy, source) {
+                Ok(Applied {
+                    revision,
+                    generation,
+                    ..
+                }) => {
+                    info!(%revision, generation, "the host enforces");
+                    if source == Source::Trial {
+                        self.go_on_with_trial(before, digest);
+                    } else if rolled_back.is_some() {
+                        log_disk_trouble(PolicyStore::new(&state).end_trial());
+                    }
+                    return Ok(());
+                }
+                Err(error) if choice.peek().is_some() => {
+                    error!(error = %with_causes(&error), "the policy on disk is refused; the host falls back to another until the controller sends one");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 

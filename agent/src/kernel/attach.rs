@@ -16,7 +16,7 @@ use crate::{
     kernel::{
         HOOKS, Hook, KernelError,
         clsact::{self, Refusal, Slot},
-        link::{self, Link},
+        link::{Link, Place},
         predecessor::flow_layout,
         requirements,
     },
@@ -48,6 +48,8 @@ pub enum Attachment {
     Standing,
     /// It is there now.
     Made,
+    /// It is there as long as this process is: there was no room for its pin.
+    Unpinned,
     /// The interface is gone.
     Gone,
 }
@@ -81,11 +83,7 @@ impl Hooking {
         let is_behind = |hook: &Hook| -> io::Result<bool> {
             match self {
                 Self::Tcx => match Link::open(&pin(pin_dir, interface, hook))? {
-                    Some(link) => {
-                        let state = link.state()?;
-                        Ok(state.interface == Some(interface.index)
-                            && !is_first(state.program, interface, hook)?)
-                    }
+                    Some(link) => Ok(link.place(interface.index, hook.point)? == Place::Behind),
                     None => Ok(false),
                 },
                 Self::Clsact => {
@@ -104,8 +102,8 @@ impl Hooking {
     }
 
     /// Puts a loaded program on an interface; where an older agent's stands, it is replaced in one
-    /// step, without a moment in which none runs. One that is hooked in the other way goes when the
-    /// new one runs. Other tools' programs stay.
+    /// step, without a moment in which none runs. Other tools' programs stay, and so does one of
+    /// ours that is hooked in the other way, until [`remove_others`](super::detach::remove_others).
     ///
     /// # Errors
     /// As the system calls report; [`KernelError::Interface`] when another's filter is in the way.
@@ -117,27 +115,13 @@ impl Hooking {
         pin_dir: &Path,
         held: &mut Held,
     ) -> Result<Attachment, KernelError> {
-        let pin = pin(pin_dir, interface, hook);
-        let attachment = match self {
-            Self::Tcx => attach_link(program, interface, hook, &pin, held)?,
-            Self::Clsact => attach_filter(program, interface, hook)?,
-        };
-        if attachment == Attachment::Made {
-            match self {
-                Self::Tcx => detach_filter(interface, hook)?,
-                Self::Clsact => detach_link(&pin)?,
+        match self {
+            Self::Tcx => {
+                let pin = pin(pin_dir, interface, hook);
+                attach_link(program, interface, hook, &pin, held)
             }
+            Self::Clsact => attach_filter(program, interface, hook),
         }
-        Ok(attachment)
-    }
-}
-
-/// Whether no program runs before this one. An interface that goes meanwhile runs none.
-fn is_first(program: u32, interface: &Interface, hook: &Hook) -> io::Result<bool> {
-    match link::first(interface.index, hook.point) {
-        Ok(first) => Ok(first == Some(program)),
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(true),
-        Err(error) => Err(error),
     }
 }
 
@@ -154,28 +138,25 @@ fn attach_link(
     let standing = Link::open(pin).map_err(failed)?;
     let mut behind = None;
     if let Some(link) = standing {
-        let state = link.state().map_err(failed)?;
-        // One on another interface stays with it as long as its own pin does.
-        let here = state.interface == Some(interface.index);
-        if here && !is_first(state.program, interface, hook).map_err(failed)? {
-            behind = Some(link);
-        } else if here {
-            if state.program == id(program, hook)? {
-                return Ok(Attachment::Standing);
+        match link.place(interface.index, hook.point).map_err(failed)? {
+            Place::First => {
+                if link.state().map_err(failed)?.program == id(program, hook)? {
+                    return Ok(Attachment::Standing);
+                }
+                fail::step("updating a link")?;
+                match link.update(descriptor) {
+                    Ok(()) => return Ok(Attachment::Made),
+                    // This alone says that the link is dead.
+                    Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+                    Err(error) => return Err(failed(error)),
+                }
             }
-            fail::step("updating a link")?;
-            match link.update(descriptor) {
-                Ok(()) => return Ok(Attachment::Made),
-                // This alone says that the link is dead.
-                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        if behind.is_none() {
-            tracing::warn!(
+            Place::Behind => behind = Some(link),
+            // One on another interface stays with it as long as its own pin does.
+            Place::Absent => tracing::warn!(
                 interface = interface.name,
                 "the pinned link is dead: attaching anew"
-            );
+            ),
         }
     }
     fail::step("making a link")?;
@@ -196,14 +177,9 @@ fn attach_link(
         },
     };
     if let Err(error) = pin_over(&link, pin) {
+        tracing::warn!(pin = %pin.display(), %error, "a link cannot be pinned");
         held.push((pin.to_owned(), link));
-        return Err(KernelError::Interface {
-            interface: interface.name.clone(),
-            problem: format!(
-                "it is policed only as long as the agent runs, as the link cannot be pinned at {} ({error}): make room there",
-                pin.display()
-            ),
-        });
+        return Ok(Attachment::Unpinned);
     }
     if let Some(behind) = behind {
         match behind.detach() {
@@ -306,37 +282,6 @@ pub fn id(program: &SchedClassifier, hook: &Hook) -> Result<u32, KernelError> {
         .map_err(|error| KernelError::bpf(format!("reading the number of {}", hook.program), error))
 }
 
-/// Removes what another way of hooking has left on an interface: one copy of the programs is enough.
-///
-/// # Errors
-/// As the system calls report.
-pub fn remove_others(
-    hooking: Hooking,
-    interface: &Interface,
-    pin_dir: &Path,
-) -> Result<(), KernelError> {
-    for hook in &HOOKS {
-        let remove = || -> io::Result<()> {
-            if hooking == Hooking::Tcx {
-                return clsact::detach(interface.index, hook.parent, hook.program).map(drop);
-            }
-            let pin = pin(pin_dir, interface, hook);
-            let Some(link) = Link::open(&pin)? else {
-                return Ok(());
-            };
-            match link.detach() {
-                Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => Err(error),
-                _ => fs::remove_file(&pin),
-            }
-        };
-        remove().map_err(|error| {
-            let doing = format!("removing an older {} from {}", hook.program, interface.name);
-            KernelError::syscall(doing, error)
-        })?;
-    }
-    Ok(())
-}
-
 /// Makes the directory of link pins, and the one that names the layout of the flow tables.
 ///
 /// # Errors
@@ -350,25 +295,10 @@ pub fn make_directory(pin_dir: &Path) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Removes the pins of links that are dead, because their interfaces are gone. A link of an interface
-/// that is configured away keeps its enforcement until `detach`.
-pub fn forget_dead_links(pin_dir: &Path) {
-    let forget = |pin: &Path| -> io::Result<()> {
-        let dead = Link::open(pin)?.is_some_and(|link| {
-            // Not to know is not to be dead.
-            link.state().is_ok_and(|state| state.interface.is_none())
-        });
-        if dead { fs::remove_file(pin) } else { Ok(()) }
-    };
-    let pins = pins(pin_dir).unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot look for links whose interfaces are gone");
-        Vec::new()
-    });
-    for pin in pins {
-        if let Err(error) = forget(&pin) {
-            tracing::warn!(pin = %pin.display(), %error, "cannot look after a pinned link");
-        }
-    }
+/// The hook that a pin's name ends with. A crash may have left one on its way to its name.
+pub fn hook_of(pin: &Path) -> Option<&'static Hook> {
+    let name = pin.file_name()?.to_str()?.trim_end_matches(ON_ITS_WAY);
+    HOOKS.iter().find(|hook| name.ends_with(hook.name))
 }
 
 /// Whether the kernel runs our programs on an interface: none, one or two of the hooks.
@@ -379,7 +309,7 @@ pub fn hooks_on(pin_dir: &Path, interface: &Interface) -> Result<usize, KernelEr
     let doing = || format!("looking for the programs on {}", interface.name);
     let on = |hook: &Hook| -> io::Result<bool> {
         if let Some(link) = Link::open(&pin(pin_dir, interface, hook))?
-            && link.state()?.interface == Some(interface.index)
+            && link.place(interface.index, hook.point)? != Place::Absent
         {
             return Ok(true);
         }
@@ -393,53 +323,9 @@ pub fn hooks_on(pin_dir: &Path, interface: &Interface) -> Result<usize, KernelEr
     Ok(count)
 }
 
-/// Ends every pinned link and our filters on all of `interfaces`, on whatever kernel.
-///
-/// # Errors
-/// [`KernelError::Io`]: some of it may be gone already; another call does the rest.
-pub fn detach(pin_dir: &Path, interfaces: &[Interface]) -> Result<(), KernelError> {
-    for interface in interfaces {
-        for hook in &HOOKS {
-            detach_filter(interface, hook)?;
-        }
-    }
-    for pin in pins(pin_dir)? {
-        detach_link(&pin)?;
-    }
-    super::remove_directory(&pin_dir.join(LINKS))
-}
-
-/// Removes our filter from an interface, where there is one.
-fn detach_filter(interface: &Interface, hook: &Hook) -> Result<(), KernelError> {
-    match clsact::detach(interface.index, hook.parent, hook.program) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let doing = format!("detaching {} from {}", hook.program, interface.name);
-            Err(KernelError::syscall(doing, error))
-        }
-    }
-}
-
-/// Ends a pinned link and removes its pin, where there is one.
-fn detach_link(pin: &Path) -> Result<(), KernelError> {
-    let failed = |error| KernelError::syscall(format!("detaching {}", pin.display()), error);
-    let Some(link) = Link::open(pin).map_err(failed)? else {
-        return Ok(());
-    };
-    match link.detach() {
-        // Its interface is gone, and the link died with it.
-        Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => return Err(failed(error)),
-        _ => {}
-    }
-    fs::remove_file(pin)
-        .map_err(|error| KernelError::io(format!("removing {}", pin.display()), error))
-}
-
-fn pins(pin_dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
-    super::entries(&pin_dir.join(LINKS))
-}
-
-fn pin(pin_dir: &Path, interface: &Interface, hook: &Hook) -> PathBuf {
+/// Where the link of a hook is pinned.
+#[must_use]
+pub fn pin(pin_dir: &Path, interface: &Interface, hook: &Hook) -> PathBuf {
     pin_dir
         .join(LINKS)
         .join(format!("{}-{}", interface.index, hook.name))

@@ -20,6 +20,9 @@ const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_F_BEFORE: u32 = 1 << 3;
 
+/// As many programs at one point as are looked at.
+const MOST: usize = 64;
+
 /// Where a link is attached on its interface.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,10 +86,23 @@ struct ProgQuery {
 #[derive(Debug)]
 pub struct Link(OwnedFd);
 
+/// Where a link runs among the programs of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Before all others.
+    First,
+    /// Another tool's program runs before it.
+    Behind,
+    /// Not there: its interface is gone, or was moved to another network namespace, link and all.
+    Absent,
+}
+
 /// What a link says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkState {
-    /// The index of its interface; `None` when that is gone, and the link dead.
+    /// The kernel's number of the link.
+    pub id: u32,
+    /// The index of its interface, in whatever namespace that is; `None` when it is gone, and the link dead.
     pub interface: Option<u32>,
     /// The kernel's number of its program.
     pub program: u32,
@@ -153,6 +169,21 @@ impl Link {
         bpf(BPF_LINK_DETACH, &attributes).map(drop)
     }
 
+    /// Asks the kernel where it runs on an interface of this namespace. The index that it says itself
+    /// may be one of another namespace.
+    ///
+    /// # Errors
+    /// As `bpf(2)` reports.
+    pub fn place(&self, interface: u32, point: Point) -> io::Result<Place> {
+        let id = self.state()?.id;
+        let links = links_at(interface, point)?;
+        Ok(match links.iter().position(|link| *link == id) {
+            Some(0) => Place::First,
+            Some(_) => Place::Behind,
+            None => Place::Absent,
+        })
+    }
+
     /// Asks the kernel for its state.
     ///
     /// # Errors
@@ -171,21 +202,20 @@ pub fn pin_again(from: &Path, to: &Path) -> io::Result<()> {
     pin(get(from)?.as_fd(), to)
 }
 
-/// The kernel's number of the program that runs first at a point of an interface.
-///
-/// # Errors
-/// `ENODEV` when the interface is gone, and as `bpf(2)` reports.
-pub fn first(interface: u32, point: Point) -> io::Result<Option<u32>> {
-    let mut first = 0u32;
+/// The kernel's numbers of the links at a point of an interface of this namespace, in the order in which
+/// they run; 0 for a program without a link. Of an interface that is not there, none.
+fn links_at(interface: u32, point: Point) -> io::Result<Vec<u32>> {
+    let (mut programs, mut links) = ([0u32; MOST], [0u32; MOST]);
     let mut attributes = ProgQuery {
         target_ifindex: interface,
         attach_type: point as u32,
-        prog_ids: &raw mut first as u64,
-        count: 1,
+        prog_ids: programs.as_mut_ptr() as u64,
+        count: MOST as u32,
+        link_ids: links.as_mut_ptr() as u64,
         ..ProgQuery::default()
     };
     // SAFETY: the kernel reads and writes `size_of::<ProgQuery>()` bytes of a live value that is ours alone,
-    // and one number where `prog_ids` points, which lives as long.
+    // and at most `count` numbers where `prog_ids` and `link_ids` point, which live as long.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -196,12 +226,24 @@ pub fn first(interface: u32, point: Point) -> io::Result<Option<u32>> {
     };
     if result < 0 {
         let error = io::Error::last_os_error();
-        // There are more than one; the first is written.
-        if error.raw_os_error() != Some(libc::ENOSPC) {
-            return Err(error);
+        match error.raw_os_error() {
+            Some(libc::ENODEV | libc::ENOENT) => return Ok(Vec::new()),
+            // There are more; the first ones are written.
+            Some(libc::ENOSPC) => {}
+            _ => return Err(error),
         }
     }
-    Ok((first != 0).then_some(first))
+    let count = programs.iter().take_while(|program| **program != 0).count();
+    Ok(links[..count].to_vec())
+}
+
+/// Whether any program runs at a point of an interface.
+///
+/// # Errors
+/// As `bpf(2)` reports.
+#[cfg(test)]
+pub fn runs_any(interface: u32, point: Point) -> io::Result<bool> {
+    links_at(interface, point).map(|links| !links.is_empty())
 }
 
 fn get(pin: &Path) -> io::Result<OwnedFd> {
@@ -242,6 +284,7 @@ fn state(fdinfo: &str) -> io::Result<LinkState> {
     };
     let interface = field("ifindex")?;
     Ok(LinkState {
+        id: field("link_id")?,
         interface: (interface != 0).then_some(interface),
         program: field("prog_id")?,
     })
@@ -306,12 +349,14 @@ mod tests {
 
     #[test]
     fn only_index_0_says_that_the_interface_is_gone() {
-        let text = |index| format!("link_type:\ttcx\nprog_id:\t42\nifindex:\t{index}\n");
-        let program = 42;
+        let text =
+            |index| format!("link_type:\ttcx\nlink_id:\t9\nprog_id:\t42\nifindex:\t{index}\n");
+        let (id, program) = (9, 42);
         let state_of = |index| state(&text(index)).ok();
         assert_eq!(
             state_of(0),
             Some(LinkState {
+                id,
                 interface: None,
                 program
             })
@@ -319,6 +364,7 @@ mod tests {
         assert_eq!(
             state_of(7),
             Some(LinkState {
+                id,
                 interface: Some(7),
                 program
             })

@@ -38,23 +38,36 @@ impl Predecessor {
     /// # Errors
     /// [`KernelError::Io`]: not to see is not to know.
     pub fn find(pin_dir: &Path) -> Result<Option<Self>, KernelError> {
-        let mut found = None;
         for pin_dir in siblings(pin_dir)? {
-            match generation(&pin_dir)? {
-                0 if super::entries(&pin_dir.join(attach::LINKS))?.is_empty() => {
-                    super::remove_pins(&pin_dir)?;
-                }
-                0 => {}
-                generation if found.is_none() => {
-                    found = Some(Self {
-                        pin_dir,
-                        generation,
-                    });
-                }
-                _ => {}
+            let links = super::entries(&pin_dir.join(attach::LINKS))?;
+            if generation(&pin_dir)? == 0 && links.is_empty() {
+                super::remove_pins(&pin_dir)?;
             }
         }
-        Ok(found)
+        Self::look(pin_dir)
+    }
+
+    /// As [`Predecessor::find`], and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Predecessor::find`].
+    pub fn look(pin_dir: &Path) -> Result<Option<Self>, KernelError> {
+        for pin_dir in siblings(pin_dir)? {
+            let generation = generation(&pin_dir)?;
+            if generation != 0 {
+                return Ok(Some(Self {
+                    pin_dir,
+                    generation,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where its pins are.
+    #[must_use]
+    pub fn pin_dir(&self) -> &Path {
+        &self.pin_dir
     }
 
     /// The generation that is live in its tables. Flows that are carried over hold it, so that ours is to
@@ -175,11 +188,8 @@ fn take_link(pin: &Path, programs: &Programs) -> Result<Option<u32>, KernelError
     let failed = |error| KernelError::syscall(format!("taking over {}", pin.display()), error);
     let removing = |error| KernelError::io(format!("removing {}", pin.display()), error);
     let name = pin.file_name().unwrap_or_default().to_string_lossy();
-    // A crash may have left a pin on its way to its name.
     let name = name.trim_end_matches(attach::ON_ITS_WAY);
-    let hook = HOOKS
-        .iter()
-        .find(|hook| name.ends_with(&format!("-{}", hook.name)));
+    let hook = attach::hook_of(pin);
     let ours = programs.pin_dir.join(attach::LINKS).join(name);
     let state = match Link::open(pin).map_err(failed)? {
         Some(link) => Some((link.state().map_err(failed)?, link)),

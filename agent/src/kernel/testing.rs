@@ -180,8 +180,9 @@ pub fn link_pins(pin_dir: &Path) -> Vec<String> {
 
 /// Whether a TCX program runs on an interface of this namespace.
 pub fn runs_tcx(interface: u32) -> bool {
-    let first = |hook: &Hook| link::first(interface, hook.point).unwrap();
-    HOOKS.iter().any(|hook| first(hook).is_some())
+    HOOKS
+        .iter()
+        .any(|hook| link::runs_any(interface, hook.point).unwrap())
 }
 
 /// Another tool's program, which lets every packet through and ends the chain with that.

@@ -66,7 +66,17 @@ impl Agent {
             .unwrap();
     }
 
+    /// The next message that is no answer to an ack.
     pub async fn hear(&mut self) -> Result<Option<Down>, Status> {
+        loop {
+            match self.next().await? {
+                Some(Down::AckHeard(_)) => {}
+                message => return Ok(message),
+            }
+        }
+    }
+
+    pub async fn next(&mut self) -> Result<Option<Down>, Status> {
         let message = timeout(PATIENCE, self.down.message())
             .await
             .expect("an answer comes")?;

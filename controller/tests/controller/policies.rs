@@ -72,6 +72,18 @@ async fn a_host_that_has_its_policy_is_not_sent_it_again() {
 }
 
 #[tokio::test]
+async fn an_ack_is_answered_so_that_the_host_knows_that_the_way_is_open() {
+    let site = Site::new().await;
+    site.apply(POLICY).await;
+    let web = site.enrol("web-1", "web").await;
+    let mut web = web.connect(&site, &[]).await;
+    let (_, digest) = web.apply().await;
+    let answer = web.next().await.unwrap();
+    let heard = v1::AckHeard { digest };
+    assert_eq!(answer, Some(Down::AckHeard(heard)));
+}
+
+#[tokio::test]
 async fn an_apply_that_changes_one_policy_is_sent_to_nobody_else() {
     let site = Site::new().await;
     site.apply(POLICY).await;

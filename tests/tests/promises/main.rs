@@ -15,6 +15,7 @@ mod installing_the_agent_cuts_only_what_policy_denies;
 mod losing_the_agent_changes_nothing;
 mod losing_the_controller_changes_nothing;
 mod nobody_is_who_they_say_they_are;
+mod nothing_that_happens_to_the_agent_opens_a_gap;
 mod observing_lets_pass_and_reports;
 mod one_packet_one_revision;
 mod policies;

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use datapath::testing::{Asked, Expected, Model, frames_of};
+use datapath::{
+    Reason,
+    testing::{Asked, Expected, Model, frames_of},
+};
 use policy::{PeerMatch, PortSpan, Tier, host_policy::SubnetMatch};
 
 use super::*;

@@ -1,0 +1,106 @@
+//! What the pins tell, and their end, with or without a running agent.
+
+use std::path::Path;
+
+use datapath::{Reason, layout::Counter};
+
+use super::{EnforceError, Enforcer, Live, all_interfaces, live_of};
+use crate::{
+    interfaces::Interface,
+    kernel::{self, Maps, Predecessor},
+};
+
+/// Counters since the maps were made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets dropped, for whatever reason.
+    pub packets_denied: u64,
+    /// Events that the full ring did not take.
+    pub events_lost: u64,
+    /// Packets under each reason.
+    pub reasons: Vec<(&'static str, u64)>,
+}
+
+/// What the pins tell, with or without a running agent.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// What is enforced.
+    pub live: Option<Live>,
+    /// Interfaces that the programs are attached to.
+    pub interfaces: Vec<String>,
+    /// Counters.
+    pub counters: Counters,
+    /// The pins of an agent of another version that enforces, such as `v1`.
+    pub predecessor: Option<String>,
+}
+
+impl Enforcer {
+    /// Removes everything: enforcement ends. The interfaces that it ended on; `None` when there was
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`EnforceError::Kernel`].
+    pub fn detach(pin_dir: &Path) -> Result<Option<Vec<String>>, EnforceError> {
+        let interfaces = all_interfaces()?;
+        // One of the two programs is enough.
+        let attached = kernel::attached(pin_dir, interfaces.clone(), 1)?;
+        if attached.is_empty() && !kernel::has_pins(pin_dir)? {
+            return Ok(None);
+        }
+        kernel::detach(pin_dir, &interfaces)?;
+        Ok(Some(names(attached)))
+    }
+
+    /// Reads the pins; `None` when there are none.
+    ///
+    /// # Errors
+    /// [`EnforceError::Kernel`].
+    pub fn inspect(pin_dir: &Path) -> Result<Option<Inspection>, EnforceError> {
+        let predecessor = Predecessor::look(pin_dir)?;
+        let maps = match kernel::has_maps(pin_dir)? {
+            true => Some(Maps::open(pin_dir)?),
+            false if predecessor.is_none() => return Ok(None),
+            false => None,
+        };
+        // One with one of the two programs is not policed.
+        let mut attached = kernel::attached(pin_dir, all_interfaces()?, 2)?;
+        if let Some(predecessor) = &predecessor {
+            attached.extend(kernel::attached(
+                predecessor.pin_dir(),
+                all_interfaces()?,
+                2,
+            )?);
+            attached.sort();
+            attached.dedup();
+        }
+        let counters = maps.as_ref().map(Maps::reasons).transpose()?;
+        let live = maps.as_ref().map(Maps::live).transpose()?.flatten();
+        Ok(Some(Inspection {
+            live: live.map(live_of),
+            interfaces: names(attached),
+            counters: counters.map(counters_of).unwrap_or_default(),
+            predecessor: predecessor.map(|predecessor| predecessor.name()),
+        }))
+    }
+}
+
+fn names(interfaces: Vec<Interface>) -> Vec<String> {
+    interfaces
+        .into_iter()
+        .map(|interface| interface.name)
+        .collect()
+}
+
+pub(super) fn counters_of(reasons: Vec<(Reason, Counter)>) -> Counters {
+    let mut counters = Counters::default();
+    for (reason, Counter { packets, bytes: _ }) in reasons {
+        if reason.drops() {
+            counters.packets_denied += packets;
+        }
+        if reason == Reason::EventLost {
+            counters.events_lost = packets;
+        }
+        counters.reasons.push((reason.word(), packets));
+    }
+    counters
+}
