@@ -255,7 +255,12 @@ fn ns_per_tick() -> u64 {
 }
 
 fn load_program(ebpf: &mut Ebpf, hook: &Hook) -> Result<(), ProgramError> {
-    program(ebpf, hook)?.load()
+    let program = program(ebpf, hook)?;
+    program.load()?;
+    if let Some(instructions) = program.info()?.verified_instruction_count() {
+        tracing::debug!(program = hook.program, instructions, "verified");
+    }
+    Ok(())
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, hook: &Hook) -> Result<&'a mut SchedClassifier, ProgramError> {

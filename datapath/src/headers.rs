@@ -6,7 +6,7 @@ mod transport;
 use crate::{
     headers::transport::transport,
     layout::{Address, Direction, FlowKey, FragmentKey, Ipv4, Ipv6},
-    packet::Packet,
+    packet::{Far, Packet},
     reason::Reason,
 };
 
@@ -340,7 +340,13 @@ impl Network for Ipv6 {
         } else {
             Extent::Whole(at + 40 + payload_length)
         };
-        behind_extensions(packet, at + 40, extent, fixed[6], headers)?;
+        let begins = at + 40;
+        if is_extension(fixed[6]) {
+            behind_extensions(&Far(packet), begins, extent, fixed[6], headers)?;
+        } else {
+            let ends = transport(packet, begins, extent, fixed[6], headers)?;
+            headers.fragment_edge = ends.wrapping_sub(begins) as u16;
+        }
         headers.neighbour = headers.part == Part::Whole && is_neighbour(headers, fixed[7]);
         Ok(())
     }

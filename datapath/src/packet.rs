@@ -5,12 +5,32 @@ pub trait Packet {
     /// Copies the `N` bytes that begin at `offset`; `None` when the packet ends before.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 
+    /// As [`load`](Self::load), for where headers seldom stand: an implementation may be slow there.
+    fn load_far<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.load(offset)
+    }
+
     /// The length in bytes, link header and paged parts included.
     fn len(&self) -> u32;
 
     /// Whether there is nothing in it.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// A packet whose headers stand behind others of any length.
+pub struct Far<'a, P: ?Sized>(pub &'a P);
+
+impl<P: Packet + ?Sized> Packet for Far<'_, P> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.0.load_far(offset)
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.0.len()
     }
 }
 

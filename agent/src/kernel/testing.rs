@@ -206,3 +206,16 @@ impl LetsThrough {
         link::pin(self.0.as_fd(), pin).unwrap();
     }
 }
+
+impl Programs {
+    /// Instructions that the verifier went through for each program, of the million that it has patience
+    /// for. Kernels tell since 5.16.
+    pub fn verified_instructions(&self) -> Vec<u32> {
+        let verified = |hook| {
+            let info = self.program(hook).unwrap().info().unwrap();
+            info.verified_instruction_count()
+                .expect("Linux 5.16 or newer")
+        };
+        HOOKS.iter().map(verified).collect()
+    }
+}
