@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use datapath::{
     Reason,
+    headers::Headers,
     layout::{
         Counter, DeniedFlow, FirstFragment, Flow, FlowKey, FragmentKey, Ipv4, Ipv6, MAX_CELLS,
         MAX_PEERS, MAX_RULES, MatrixCell, PAGES, PortPage, Settings, Shared, budget,
@@ -61,6 +62,12 @@ pub static FRAGMENTS_V4: LruHashMap<FragmentKey<Ipv4>, FirstFragment> =
 #[map]
 pub static FRAGMENTS_V6: LruHashMap<FragmentKey<Ipv6>, FirstFragment> =
     LruHashMap::pinned(FRAGMENTS, 0);
+
+/// Of the packet that a CPU judges: no state, so not pinned.
+#[map]
+pub static HEADERS_V4: PerCpuArray<Headers<Ipv4>> = PerCpuArray::with_max_entries(2, 0);
+#[map]
+pub static HEADERS_V6: PerCpuArray<Headers<Ipv6>> = PerCpuArray::with_max_entries(2, 0);
 
 #[map]
 pub static RULE_COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(2 * MAX_RULES, 0);

@@ -6,7 +6,8 @@ use aya_ebpf::{
     maps::{PerCpuArray, lpm_trie::Key},
 };
 use datapath::{
-    Direction, FamilyTables, Reason, Tables,
+    Direction, FamilyTables, Reason, Tables, Whose,
+    headers::Headers,
     layout::{
         Counter, DeniedFlow, Event, FirstFragment, Flow, FlowKey, FragmentKey, Ipv4, Ipv6,
         MatrixCell, PAGE_KEYS, Settings, Shared, cell_index, page_index, peer_index, rule_index,
@@ -114,11 +115,21 @@ impl Tables for KernelTables {
 }
 
 macro_rules! family {
-    ($address:ty, $bits:expr, $peers:ident, $subnets:ident, $flows:ident, $denied:ident, $fragments:ident) => {
+    ($address:ty, $bits:expr, $peers:ident, $subnets:ident, $flows:ident, $denied:ident, $fragments:ident, $headers:ident) => {
         impl FamilyTables<$address> for KernelTables {
             type FlowRef<'a> = &'a Flow;
             type DeniedRef<'a> = &'a DeniedFlow;
             type FragmentRef<'a> = &'a FirstFragment;
+            type HeadersRef<'a> = &'a mut Headers<$address>;
+
+            #[inline(always)]
+            fn headers(&self, of: Whose) -> Option<&mut Headers<$address>> {
+                let headers = maps::$headers.get_ptr_mut(of as u32);
+                // SAFETY: the pointer is to this CPU's value, which nothing else on this CPU changes
+                // while the program runs; a verdict asks for each of the two once. The map begins with
+                // zeros, which are a value of each field.
+                headers.map(|headers| unsafe { &mut *headers })
+            }
 
             #[inline(always)]
             fn flow(&self, key: &FlowKey<$address>) -> Option<&Flow> {
@@ -179,7 +190,8 @@ family!(
     SUBNETS_V4,
     FLOWS_V4,
     DENIED_V4,
-    FRAGMENTS_V4
+    FRAGMENTS_V4,
+    HEADERS_V4
 );
 family!(
     Ipv6,
@@ -188,5 +200,6 @@ family!(
     SUBNETS_V6,
     FLOWS_V6,
     DENIED_V6,
-    FRAGMENTS_V6
+    FRAGMENTS_V6,
+    HEADERS_V6
 );

@@ -18,7 +18,7 @@ use crate::{
     },
     packet::Packet,
     reason::Reason,
-    tables::{FamilyTables, Tables},
+    tables::{FamilyTables, Tables, Whose},
 };
 
 /// What happens to the packet.
@@ -102,8 +102,11 @@ impl<T: Tables> Judge<'_, T> {
     where
         T: FamilyTables<A>,
     {
-        let mut headers = Headers::<A>::UNREAD;
-        A::read(packet, at, false, &mut headers)?;
+        let room = FamilyTables::<A>::headers(self.tables, Whose::Own);
+        let mut room = room.ok_or(Reason::Tables)?;
+        let headers = &mut *room;
+        *headers = Headers::UNREAD;
+        A::read(packet, at, false, headers)?;
         if headers.neighbour {
             return Ok(Reason::Neighbour);
         }
@@ -111,21 +114,21 @@ impl<T: Tables> Judge<'_, T> {
             return Err(Reason::Tables);
         }
         if headers.part == Part::Later {
-            self.follow_first(&mut headers)?;
+            self.follow_first(headers)?;
         }
         let key = headers.flow_key(self.direction);
-        let mut decision = self.known(&headers, &key);
+        let mut decision = self.known(headers, &key);
         if decision.found != Found::Flow {
             if headers.part == Part::Later {
                 return Err(Reason::FragmentOrphan);
             }
-            if headers.inner != 0 && self.related(packet, &headers) {
+            if headers.inner != 0 && self.related(packet, headers) {
                 return Ok(Reason::Related);
             }
-            decision = self.unknown(&headers, &key, decision.found);
+            decision = self.unknown(headers, &key, decision.found);
         }
         if headers.part == Part::First {
-            self.keep_first(&headers, decision.outcome.is_ok());
+            self.keep_first(headers, decision.outcome.is_ok());
         }
         self.conclude(&key, &decision);
         decision.outcome
@@ -273,11 +276,14 @@ impl<T: Tables> Judge<'_, T> {
     where
         T: FamilyTables<A>,
     {
-        let mut quoted = Headers::<A>::UNREAD;
-        if A::read(packet, error.inner, true, &mut quoted).is_err() {
+        let Some(mut room) = FamilyTables::<A>::headers(self.tables, Whose::Quoted) else {
             return false;
-        }
-        quoted.source == error.destination && self.is_allowed(&quoted)
+        };
+        let quoted = &mut *room;
+        *quoted = Headers::UNREAD;
+        A::read(packet, error.inner, true, quoted).is_ok()
+            && quoted.source == error.destination
+            && self.is_allowed(quoted)
     }
 
     /// Whether the flow of a packet that went the other way is in the table, and this generation allows

@@ -242,33 +242,46 @@ pub trait Network: Address {
     ) -> Result<(), Reason>;
 }
 
-/// How much of a packet there is to look at.
+/// What there is to look at of a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    /// All of it, up to this offset from the beginning of the frame.
-    Whole(u32),
-    /// The first fragment, up to this offset: length fields of the upper layer speak of more.
-    FirstFragment(u32),
+enum Sight {
+    /// All of it.
+    Whole,
+    /// The first fragment: length fields of the upper layer speak of more.
+    FirstFragment,
     /// What an ICMP error quotes: at least the first eight bytes of the upper layer.
     Quoted,
 }
 
+/// How much of a packet there is to look at. A value of which a part is there in some cases only would be
+/// one that older verifiers do not let be read.
+#[derive(Clone, Copy)]
+struct Extent {
+    sight: Sight,
+    /// From the beginning of the frame.
+    end: u32,
+}
+
 impl Extent {
-    /// Why a header does not fit into it.
-    #[inline(always)]
-    const fn cut_short(self) -> Reason {
-        match self {
-            Self::FirstFragment(_) => Reason::FragmentSmall,
-            Self::Whole(_) | Self::Quoted => Reason::Malformed,
-        }
+    const fn whole(end: u32) -> Self {
+        let sight = Sight::Whole;
+        Self { sight, end }
     }
 
-    /// Whether it goes up to this offset; of what is quoted the loads tell.
+    const fn quoted(end: u32) -> Self {
+        let sight = Sight::Quoted;
+        Self { sight, end }
+    }
+
+    /// Whether it goes up to this offset.
     #[inline(always)]
     fn reaches(self, offset: u32) -> Result<(), Reason> {
-        match self {
-            Self::Whole(end) | Self::FirstFragment(end) if offset > end => Err(self.cut_short()),
-            _ => Ok(()),
+        if offset <= self.end {
+            Ok(())
+        } else if self.sight == Sight::FirstFragment {
+            Err(Reason::FragmentSmall)
+        } else {
+            Err(Reason::Malformed)
         }
     }
 }
@@ -290,14 +303,14 @@ impl Network for Ipv4 {
             return Err(Reason::Malformed);
         }
         let mut extent = if quoted {
-            Extent::Quoted
+            Extent::quoted(packet.len())
         } else if total_length == 0 && packet.len() > 0xffff {
             // A segment larger than 64 KiB, on its way to the segmentation of the device.
-            Extent::Whole(packet.len())
+            Extent::whole(packet.len())
         } else if total_length < header_length || at + total_length > packet.len() {
             return Err(Reason::Malformed);
         } else {
-            Extent::Whole(at + total_length)
+            Extent::whole(at + total_length)
         };
         headers.source = Ipv4([header[12], header[13], header[14], header[15]]);
         headers.destination = Ipv4([header[16], header[17], header[18], header[19]]);
@@ -331,14 +344,14 @@ impl Network for Ipv6 {
         }
         let payload_length = u32::from(u16::from_be_bytes([fixed[4], fixed[5]]));
         let extent = if quoted {
-            Extent::Quoted
+            Extent::quoted(packet.len())
         } else if payload_length == 0 && packet.len() > 0xffff {
             // A segment larger than 64 KiB, on its way to the segmentation of the device.
-            Extent::Whole(packet.len())
+            Extent::whole(packet.len())
         } else if at + 40 + payload_length > packet.len() {
             return Err(Reason::Malformed);
         } else {
-            Extent::Whole(at + 40 + payload_length)
+            Extent::whole(at + 40 + payload_length)
         };
         let begins = at + 40;
         if is_extension(fixed[6]) {
@@ -363,23 +376,20 @@ fn part<A>(
     extent: &mut Extent,
 ) -> Result<Part, Reason> {
     if offset != 0 {
-        match *extent {
-            // It carries no ports: whatever is quoted of it tells no flow.
-            Extent::Quoted => return Err(Reason::FragmentOrphan),
-            // It would end behind the largest packet that there can be.
-            Extent::Whole(end) | Extent::FirstFragment(end)
-                if end < begins || u32::from(offset) + (end - begins) > 0xffff =>
-            {
-                return Err(Reason::Malformed);
-            }
-            _ => {}
+        // It carries no ports: whatever is quoted of it tells no flow.
+        if extent.sight == Sight::Quoted {
+            return Err(Reason::FragmentOrphan);
+        }
+        // It would end behind the largest packet that there can be.
+        if extent.end < begins || u32::from(offset) + (extent.end - begins) > 0xffff {
+            return Err(Reason::Malformed);
         }
         headers.part = Part::Later;
         headers.fragment_edge = offset;
     } else if more {
         headers.part = Part::First;
-        if let Extent::Whole(end) = *extent {
-            *extent = Extent::FirstFragment(end);
+        if extent.sight == Sight::Whole {
+            extent.sight = Sight::FirstFragment;
         }
     }
     Ok(headers.part)

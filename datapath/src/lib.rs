@@ -20,4 +20,4 @@ pub use decide::{Verdict, decide};
 pub use layout::Direction;
 pub use packet::Packet;
 pub use reason::Reason;
-pub use tables::{FamilyTables, Tables};
+pub use tables::{FamilyTables, Tables, Whose};

@@ -3,13 +3,14 @@
 use std::{cell::Cell, cell::RefCell, collections::HashMap, hash::Hash, rc::Rc};
 
 use crate::{
+    headers::Headers,
     layout::{
         Address, Counter, DeniedFlow, Direction, Event, FirstFragment, Flow, FlowKey, FragmentKey,
         Ipv4, Ipv6, MatrixCell, PAGE_KEYS, PortPage, Settings, Shared, budget, cell_index,
         page_index, peer_index, rule_index, slot_of,
     },
     reason::Reason,
-    tables::{FamilyTables, Tables},
+    tables::{FamilyTables, Tables, Whose},
 };
 
 /// Everything that the kernel maps hold.
@@ -178,6 +179,11 @@ macro_rules! family {
             type FlowRef<'a> = Rc<Flow>;
             type DeniedRef<'a> = Rc<DeniedFlow>;
             type FragmentRef<'a> = Rc<FirstFragment>;
+            type HeadersRef<'a> = Box<Headers<$address>>;
+
+            fn headers(&self, _of: Whose) -> Option<Box<Headers<$address>>> {
+                Some(Box::new(Headers::UNREAD))
+            }
 
             fn flow(&self, key: &FlowKey<$address>) -> Option<Rc<Flow>> {
                 self.$field.flows.borrow().get(key).cloned()

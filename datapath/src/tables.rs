@@ -1,9 +1,10 @@
 //! What a verdict looks up. The kernel programs implement these on BPF maps, [`crate::memory`] on
 //! Rust collections.
 
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 
 use crate::{
+    headers::Headers,
     layout::{
         Address, DeniedFlow, Direction, Event, FirstFragment, Flow, FlowKey, FragmentKey, Ipv4,
         Ipv6, MatrixCell, Settings, Shared,
@@ -36,6 +37,15 @@ pub trait Tables: FamilyTables<Ipv4> + FamilyTables<Ipv6> {
     fn report(&self, event: &Event) -> bool;
 }
 
+/// Which headers of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Its own.
+    Own,
+    /// Those of the packet that an ICMP error quotes.
+    Quoted,
+}
+
 /// The tables of one address family.
 pub trait FamilyTables<A: Address> {
     /// A flow in the table, to be changed in place.
@@ -52,6 +62,15 @@ pub trait FamilyTables<A: Address> {
     where
         Self: 'a;
 
+    /// Room for headers.
+    type HeadersRef<'a>: DerefMut<Target = Headers<A>>
+    where
+        Self: 'a;
+
+    /// Room to read a packet's headers into, whatever it holds. The kernel's verifier forgets what it has
+    /// seen of a value that is kept there, and so follows what comes after once, and not for each way in
+    /// which headers are read.
+    fn headers(&self, of: Whose) -> Option<Self::HeadersRef<'_>>;
     /// The flow of a key.
     fn flow(&self, key: &FlowKey<A>) -> Option<Self::FlowRef<'_>>;
     /// Makes or replaces a flow; false when the table did not take it.

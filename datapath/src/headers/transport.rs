@@ -1,7 +1,7 @@
 //! Headers above IP: ports, flags, ICMP.
 
 use crate::{
-    headers::{Extent, Headers, protocol},
+    headers::{Extent, Headers, Sight, protocol},
     layout::Address,
     packet::Packet,
     reason::Reason,
@@ -19,6 +19,8 @@ pub(super) fn transport<P: Packet + ?Sized, A: Address>(
     headers.protocol = number;
     headers.service = u16::from(number);
     let minimum = match number {
+        // Eight bytes are what an ICMP error must quote (RFC 792).
+        protocol::TCP | protocol::SCTP if extent.sight == Sight::Quoted => 8,
         protocol::TCP => 20,
         protocol::UDP | protocol::ICMP | protocol::ICMPV6 => 8,
         protocol::SCTP => 12,
@@ -29,7 +31,6 @@ pub(super) fn transport<P: Packet + ?Sized, A: Address>(
         return Ok(at);
     }
     let mut ends = at + minimum;
-    // Eight bytes are what an ICMP error must quote (RFC 792).
     let head: [u8; 8] = packet.load(at).ok_or(Reason::Malformed)?;
     match number {
         protocol::ICMP | protocol::ICMPV6 => {
@@ -49,15 +50,11 @@ pub(super) fn transport<P: Packet + ?Sized, A: Address>(
         }
         protocol::UDP => {
             let length = u32::from(u16::from_be_bytes([head[4], head[5]]));
-            let beyond = match extent {
-                Extent::Whole(end) => at + length > end,
-                Extent::FirstFragment(_) | Extent::Quoted => false,
-            };
-            if length < 8 || beyond {
+            if length < 8 || (extent.sight == Sight::Whole && at + length > extent.end) {
                 return Err(Reason::Malformed);
             }
         }
-        protocol::TCP if extent != Extent::Quoted => {
+        protocol::TCP if extent.sight != Sight::Quoted => {
             let [offset, flags]: [u8; 2] = packet.load(at + 12).ok_or(Reason::Malformed)?;
             let length = u32::from(offset >> 4) * 4;
             if length < 20 {
