@@ -19,6 +19,7 @@ use crate::{
     enforcer::Enforcer,
     enrol,
     error::AgentError,
+    flows::FlowList,
     state::{StateDir, controllers::Controllers},
     status::Status,
 };
@@ -53,6 +54,17 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
         /// How to show it
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// List the connections that the kernel remembers, with what passed of each
+    Flows {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Those past their timeouts too, whose room is free for others
+        #[arg(long)]
+        all: bool,
+        /// How to show them
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
     },
@@ -98,6 +110,11 @@ pub fn main() -> Result<ExitCode, AgentError> {
         Command::Enroll { config, token_file } => enroll(config, token_file),
         Command::Detach(config) => detach(config),
         Command::Status { config, output } => status(config, output),
+        Command::Flows {
+            config,
+            all,
+            output,
+        } => flows(config, all, output),
     }
 }
 
@@ -188,6 +205,20 @@ fn status(config: ConfigFile, output: Output) -> Result<ExitCode, AgentError> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn flows(config: ConfigFile, all: bool, output: Output) -> Result<ExitCode, AgentError> {
+    log_from("warn");
+    let config = Config::load(&config.path)?;
+    let flows = FlowList::look(&config, all)?;
+    match output {
+        Output::Table => say(format_args!("{}", flows.to_string().trim_end())),
+        Output::Json => say(format_args!(
+            "{}",
+            serde_json::to_string(&flows).unwrap_or_default()
+        )),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes a line to stdout. Whoever closes it has heard enough.

@@ -4,6 +4,7 @@
 mod beginning;
 mod changes;
 mod handle;
+mod pressure;
 mod trial;
 mod trouble;
 mod warm_start;
@@ -17,12 +18,13 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 #[cfg(test)]
 pub use self::beginning::bootstrap_policy;
 pub use self::handle::{Applied, ApplyAnswer, Command, Enforcement, Facts, Gone};
 use self::{
+    pressure::Pressure,
     trial::Trial,
     trouble::{Change, Trouble},
     warm_start::WarmStart,
@@ -61,6 +63,8 @@ pub struct EnforcementTask {
     facts: watch::Sender<Facts>,
     /// Why the last look at the interfaces failed.
     trouble: Trouble,
+    /// Whether the flow tables have room.
+    pressure: Pressure,
     /// Of a host that has had no policy yet.
     warm_start: Option<WarmStart>,
 }
@@ -125,6 +129,7 @@ impl EnforcementTask {
             commands,
             facts,
             trouble: Trouble::default(),
+            pressure: Pressure::default(),
             warm_start: None,
         };
         task.local.own_addresses = task.enforcer.addresses()?;
@@ -195,6 +200,8 @@ impl EnforcementTask {
         let mut look = interval(LOOK_AGAIN);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes = changes::hear();
+        let mut count_flows = interval(pressure::COUNT_AGAIN);
+        count_flows.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let end = self.until_next_end();
             let learning = self.warm_start.as_ref().map(WarmStart::left);
@@ -208,6 +215,7 @@ impl EnforcementTask {
                     }
                 }
                 _ = look.tick() => block_in_place(|| self.look_after()),
+                _ = count_flows.tick() => block_in_place(|| self.count_flows()),
                 Some(()) = changes.recv() => block_in_place(|| self.look_after()),
                 () = sleep(end.unwrap_or_default()), if end.is_some() => {
                     block_in_place(|| self.look_after());
@@ -371,6 +379,18 @@ impl EnforcementTask {
             self.set_local_tiers(local)?;
         }
         counters.map(|_| ())
+    }
+
+    fn count_flows(&mut self) {
+        match self.enforcer.census() {
+            Ok(census) => {
+                let percent = self.pressure.note(census);
+                self.facts.send_if_modified(|facts| {
+                    std::mem::replace(&mut facts.flows_percent, percent) != percent
+                });
+            }
+            Err(error) => warn!(error = %with_causes(&error), "the flow tables cannot be counted"),
+        }
     }
 
     fn note(&mut self, outcome: Result<(), EnforceError>) {

@@ -20,7 +20,7 @@ use crate::{
     error::with_causes,
     exceptions,
     interfaces::{self, Interface, Survey, Unfit},
-    kernel::{Attachment, Events, Hooking, KernelError, Maps, Programs},
+    kernel::{self, Attachment, Census, Events, Hooking, KernelError, Maps, Programs},
     local_tiers::LocalTiers,
     lower::{TABLES_VERSION, lower},
     plan::{NoRoom, Observed, Operation, Stamp, plan, runs},
@@ -389,6 +389,14 @@ impl Enforcer {
         let mut counters = counters_of(self.maps.reasons()?);
         counters.events_lost += self.left_in_ring;
         Ok(counters)
+    }
+
+    /// How full the flow tables are, of IPv4 and of IPv6. Reads all of them.
+    ///
+    /// # Errors
+    /// [`EnforceError::Kernel`].
+    pub fn census(&self) -> Result<[Census; 2], EnforceError> {
+        Ok(kernel::census(&self.options.pin_dir)?)
     }
 
     /// Judges a frame that no device has seen, `repeat` times: the last verdict, and the mean time.

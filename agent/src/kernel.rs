@@ -25,6 +25,7 @@ mod clsact;
 mod detach;
 mod error;
 mod events;
+mod flows;
 mod link;
 mod maps;
 mod netlink;
@@ -39,6 +40,7 @@ pub use attach::{Attachment, Hooking};
 pub use changes::Changes;
 pub use error::KernelError;
 pub use events::Events;
+pub use flows::{Census, KnownFlow, census, flows};
 pub use maps::Maps;
 pub use predecessor::Predecessor;
 #[cfg(test)]

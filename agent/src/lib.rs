@@ -15,6 +15,7 @@ mod enrol;
 mod error;
 mod exceptions;
 mod fail;
+mod flows;
 mod interfaces;
 mod kernel;
 pub mod local_tiers;

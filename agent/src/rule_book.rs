@@ -165,7 +165,7 @@ fn forgotten(rule: u32) -> Origin {
     }
 }
 
-fn address(family: u8, bytes: [u8; 16]) -> IpAddr {
+pub fn address(family: u8, bytes: [u8; 16]) -> IpAddr {
     match family {
         4 => Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into(),
         _ => Ipv6Addr::from(bytes).into(),

@@ -10,6 +10,7 @@ use crate::{
     config::Config,
     enforcer::{Enforcer, Inspection},
     error::AgentError,
+    kernel::Census,
     spool,
     state::{
         StateDir, StateError, identity::HostIdentity, policy_store::PolicyStore,
@@ -36,12 +37,31 @@ pub struct Status {
     last_good_revision: Option<Revision>,
     /// What the host went back from because it lost its controller, in words.
     rolled_back: Option<String>,
+    /// Seconds that the host learns its connections before its first policy; none once one has come.
+    learning_seconds: Option<u64>,
+    /// Of IPv4 and of IPv6.
+    flow_tables: Vec<FlowTable>,
     packets_denied: u64,
     events_lost: u64,
     /// The datapath's own counters, those above 0.
     reasons: BTreeMap<&'static str, u64>,
     spool_bytes: u64,
     spool_limit_bytes: u64,
+}
+
+/// How full a flow table is.
+#[derive(Debug, Serialize)]
+struct FlowTable {
+    /// Flows that are not past their timeouts.
+    live: u32,
+    /// Flows that it has room for.
+    slots: u32,
+}
+
+impl From<Census> for FlowTable {
+    fn from(Census { live, slots }: Census) -> Self {
+        Self { live, slots }
+    }
 }
 
 impl Status {
@@ -58,15 +78,14 @@ impl Status {
         let good = PolicyStore::new(&state).next_boot()?;
         let inspection = Enforcer::inspect(&config.pin_dir())?;
         let spool_bytes = spool_size(&state.file("spool"))?;
-        let (live, interfaces, counters, other_version) = match inspection {
-            Some(Inspection {
-                live,
-                interfaces,
-                counters,
-                predecessor,
-            }) => (live, interfaces, Some(counters), predecessor),
-            None => (None, Vec::new(), None, None),
-        };
+        let Inspection {
+            live,
+            interfaces,
+            counters,
+            predecessor: other_version,
+            flows,
+            learns,
+        } = inspection.unwrap_or_default();
         Ok(Self {
             certificate_expires: validity
                 .and_then(|validity| Timestamp::try_from(validity.not_after).ok()),
@@ -79,12 +98,12 @@ impl Status {
             revision: live.map(|live| live.revision),
             last_good_revision: good.map(|good| good.policy().revision),
             rolled_back: RolledBack::load(&state)?.map(|rolled_back| rolled_back.reason()),
-            packets_denied: counters
-                .as_ref()
-                .map_or(0, |counters| counters.packets_denied),
-            events_lost: counters.as_ref().map_or(0, |counters| counters.events_lost),
+            learning_seconds: learns.then(|| config.warm_start.duration().as_secs()),
+            flow_tables: flows.into_iter().flatten().map(FlowTable::from).collect(),
+            packets_denied: counters.packets_denied,
+            events_lost: counters.events_lost,
             reasons: counters
-                .map_or(Vec::new(), |counters| counters.reasons)
+                .reasons
                 .into_iter()
                 .filter(|(_, count)| *count > 0)
                 .collect(),
@@ -144,6 +163,21 @@ impl fmt::Display for Status {
         row("revision", revision)?;
         if let Some(reason) = &self.rolled_back {
             row("last policy", reason.clone())?;
+        }
+        if let Some(seconds) = self.learning_seconds {
+            row(
+                "warm start",
+                format!(
+                    "nothing is denied before the first policy, which waits until the host has learned its connections for {seconds} s"
+                ),
+            )?;
+        }
+        if let [v4, v6] = &self.flow_tables[..] {
+            let row_of = |table: &FlowTable| format!("{} of {}", table.live, table.slots);
+            row(
+                "flows",
+                format!("{} (IPv4), {} (IPv6)", row_of(v4), row_of(v6)),
+            )?;
         }
         row("packets denied", self.packets_denied.to_string())?;
         row("events lost", self.events_lost.to_string())?;

@@ -75,6 +75,8 @@ pub struct Report {
     pub denials_lost: u64,
     /// Denied packets; only grows.
     pub packets_denied: u64,
+    /// Of the fuller flow table, that live flows take, 0 to 100.
+    pub flows_percent: u32,
 }
 
 impl Report {

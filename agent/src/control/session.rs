@@ -305,6 +305,7 @@ impl Session {
         Heartbeat {
             denials_lost: self.spool.with(|spool| spool.lost()),
             packets_denied: self.facts.borrow().packets_denied,
+            flows_percent: self.facts.borrow().flows_percent,
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct Facts {
     pub packets_denied: u64,
     /// Since the maps were made.
     pub events_lost: u64,
+    /// Of the fuller flow table, in percent.
+    pub flows_percent: u32,
 }
 
 /// What the task answers to an apply: what is live, or why the policy was refused.

@@ -7,7 +7,7 @@ use datapath::{Reason, layout::Counter};
 use super::{EnforceError, Enforcer, Live, all_interfaces, live_of};
 use crate::{
     interfaces::Interface,
-    kernel::{self, Maps, Predecessor},
+    kernel::{self, Census, Maps, Predecessor},
 };
 
 /// Counters since the maps were made.
@@ -22,7 +22,7 @@ pub struct Counters {
 }
 
 /// What the pins tell, with or without a running agent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Inspection {
     /// What is enforced.
     pub live: Option<Live>,
@@ -32,6 +32,10 @@ pub struct Inspection {
     pub counters: Counters,
     /// The pins of an agent of another version that enforces, such as `v1`.
     pub predecessor: Option<String>,
+    /// How full the flow tables are, of IPv4 and of IPv6; none where only another version's are there.
+    pub flows: Option<[Census; 2]>,
+    /// Whether the host still learns its flows, because no policy has come yet.
+    pub learns: bool,
 }
 
 impl Enforcer {
@@ -75,7 +79,13 @@ impl Enforcer {
         }
         let counters = maps.as_ref().map(Maps::reasons).transpose()?;
         let live = maps.as_ref().map(Maps::live).transpose()?.flatten();
+        let flows = maps
+            .is_some()
+            .then(|| kernel::census(pin_dir))
+            .transpose()?;
         Ok(Some(Inspection {
+            flows,
+            learns: live.is_some_and(|live| live.learns()),
             live: live.map(live_of),
             interfaces: names(attached),
             counters: counters.map(counters_of).unwrap_or_default(),

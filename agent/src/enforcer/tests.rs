@@ -31,6 +31,7 @@ mod attaching;
 mod company;
 mod device;
 mod flips;
+mod flows;
 mod frames;
 mod one_address;
 pub mod wire;

@@ -25,6 +25,17 @@ struct Attributes {
     flags: u64,
 }
 
+/// What a call did.
+#[derive(Default)]
+struct Done {
+    /// So many entries.
+    count: usize,
+    /// Where the next call goes on.
+    place: u32,
+    /// Nothing comes after.
+    was_last: bool,
+}
+
 /// A pinned map with keys and values of these types.
 pub struct Bulk<K, V> {
     map: MapData,
@@ -64,7 +75,7 @@ impl<K: Pod, V: Pod> Bulk<K, V> {
             },
         );
         match written {
-            Ok(count) if count == keys.len() => Ok(true),
+            Ok(Done { count, .. }) if count == keys.len() => Ok(true),
             Err(error) if error.raw_os_error() == Some(ENOTSUPP) => Ok(false),
             result => {
                 let error = result
@@ -76,7 +87,50 @@ impl<K: Pod, V: Pod> Bulk<K, V> {
         }
     }
 
-    /// Calls `bpf(2)`; how many entries were done.
+    /// Calls `each` for every entry of a hash table, some thousands at a time. What comes and goes meanwhile
+    /// may be there or not; nothing comes twice. `key` and `value` stand where none was read yet.
+    ///
+    /// # Errors
+    /// As `bpf(2)` reports.
+    pub fn walk(&self, key: K, value: V, mut each: impl FnMut(&K, &V)) -> Result<(), KernelError> {
+        /// More than share a bucket.
+        const AT_ONCE: usize = 4096;
+        let (mut keys, mut values) = (vec![key; AT_ONCE], vec![value; AT_ONCE]);
+        let mut after = None;
+        loop {
+            let (keys_at, values_at) = (keys.as_mut_ptr(), values.as_mut_ptr());
+            let done = self
+                .call(
+                    BPF_MAP_LOOKUP_BATCH,
+                    after.as_ref(),
+                    keys_at,
+                    values_at,
+                    AT_ONCE,
+                )
+                .map_err(|error| {
+                    KernelError::syscall(format!("reading the map {}", self.name), error)
+                })?;
+            for (key, value) in keys.iter().zip(&values).take(done.count) {
+                each(key, value);
+            }
+            if done.was_last {
+                return Ok(());
+            }
+            after = Some(done.place);
+        }
+    }
+
+    /// How many entries there is room for.
+    ///
+    /// # Errors
+    /// As [`Bulk::open`].
+    pub fn max_entries(&self) -> Result<u32, KernelError> {
+        let info = self.map.info();
+        info.map(|info| info.max_entries())
+            .map_err(|error| KernelError::bpf(format!("reading the shape of {}", self.name), error))
+    }
+
+    /// Calls `bpf(2)`.
     fn call(
         &self,
         command: libc::c_int,
@@ -84,12 +138,13 @@ impl<K: Pod, V: Pod> Bulk<K, V> {
         keys: *const K,
         values: *const V,
         count: usize,
-    ) -> io::Result<usize> {
+    ) -> io::Result<Done> {
         if count == 0 {
-            return Ok(0);
+            return Ok(Done::default());
         }
         let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
-        let mut out = 0_u64;
+        // As large as any key that is read this way.
+        let mut out = [0_u32; 2];
         let mut attributes = Attributes {
             in_batch: after.map_or(0, |key| std::ptr::from_ref(key) as u64),
             out_batch: &raw mut out as u64,
@@ -111,10 +166,21 @@ impl<K: Pod, V: Pod> Bulk<K, V> {
                 size_of::<Attributes>(),
             )
         };
+        let mut was_last = false;
         if result < 0 {
-            return Err(io::Error::last_os_error());
+            let error = io::Error::last_os_error();
+            // How the kernel says that nothing comes after what it has read.
+            was_last =
+                error.raw_os_error() == Some(libc::ENOENT) && command == BPF_MAP_LOOKUP_BATCH;
+            if !was_last {
+                return Err(error);
+            }
         }
-        Ok(attributes.count as usize)
+        Ok(Done {
+            count: attributes.count as usize,
+            place: out[0],
+            was_last,
+        })
     }
 }
 
@@ -161,7 +227,7 @@ impl<V: Pod> Bulk<u32, V> {
             .map_err(|error| {
                 KernelError::syscall(format!("reading the map {}", self.name), error)
             })?;
-        values.truncate(read);
+        values.truncate(read.count);
         Ok(values)
     }
 }

@@ -43,6 +43,7 @@ struct HostLine {
     kernel_release: String,
     denials_lost: u64,
     packets_denied: u64,
+    flows_percent: u32,
 }
 
 impl Hosts {
@@ -139,6 +140,12 @@ impl HostLine {
                 list(&self.refused_addresses)
             );
         }
+        if self.flows_percent >= 90 {
+            eprintln!(
+                "{name} has its flow table {}% full of live connections: give it more room with `maps.flows` in its agent's configuration",
+                self.flows_percent
+            );
+        }
         if self.denials_lost > 0 {
             eprintln!(
                 "{name} lost the details of {} denials; the counts hold",
@@ -169,6 +176,7 @@ impl TryFrom<HostStatus> for HostLine {
             denials_lost,
             packets_denied,
             quarantine_reason,
+            flows_percent,
         } = host;
         let given = |text: String| (!text.is_empty()).then_some(text);
         let decode = |addresses: Vec<Vec<u8>>| -> Result<Vec<IpAddr>> {
@@ -194,6 +202,7 @@ impl TryFrom<HostStatus> for HostLine {
             kernel_release,
             denials_lost,
             packets_denied,
+            flows_percent,
         })
     }
 }

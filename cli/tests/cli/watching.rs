@@ -129,7 +129,8 @@ fn a_denial_as_json_has_every_fact() {
             "direction": "ingress", "peer": "web-1", "peer_identity": 256,
             "peer_address": "10.1.10.10", "peer_port": 40000, "local_address": "10.1.30.10",
             "local_port": 5432, "protocol": "tcp", "packets": 3, "reason": "policy",
-            "staged": false, "tier": "policy", "rule": "db-ingress/ingress",
+            "staged": false, "staged_allows": false, "tier": "policy",
+            "rule": "db-ingress/ingress",
             "file": "policies/db.yaml", "line": 5, "revision": 4, "generation": 2, "missed": 0
         })]
     );

@@ -294,6 +294,7 @@ fn host_status(state: &State, host: &Host) -> v1::HostStatus {
         kernel_release: report.kernel_release.clone(),
         denials_lost: report.denials_lost,
         packets_denied: report.packets_denied,
+        flows_percent: report.flows_percent,
         quarantine_reason: quarantine.clone().unwrap_or_default(),
     }
 }

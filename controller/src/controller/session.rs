@@ -206,10 +206,12 @@ impl Controller {
         let v1::Heartbeat {
             denials_lost,
             packets_denied,
+            flows_percent,
         } = heartbeat;
         self.lock().await.report(id, |report| {
             report.denials_lost = report.denials_lost.max(denials_lost);
             report.packets_denied = packets_denied;
+            report.flows_percent = flows_percent.min(100);
         });
     }
 }

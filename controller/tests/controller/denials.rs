@@ -155,12 +155,14 @@ async fn counters_of_a_host_are_shown() {
         .say(Up::Heartbeat(v1::Heartbeat {
             denials_lost: 4,
             packets_denied: 99,
+            flows_percent: 91,
         }))
         .await;
     let status = site
         .host_when("db-1", |host| host.packets_denied == 99)
         .await;
     assert_eq!(status.denials_lost, 4);
+    assert_eq!(status.flows_percent, 91);
     assert!(status.last_seen_unix > 0);
 }
 

@@ -66,6 +66,33 @@ impl Traffic {
 }
 
 impl Flow {
+    /// From the words of its map value, in their order.
+    #[must_use]
+    pub const fn from_words(words: [u64; 7]) -> Self {
+        let [
+            last_seen,
+            expires,
+            record,
+            ingress,
+            ingress_bytes,
+            egress,
+            egress_bytes,
+        ] = words;
+        Self {
+            last_seen: Shared::new(last_seen),
+            expires: Shared::new(expires),
+            record: Shared::new(FlowRecord(record)),
+            ingress: Traffic {
+                packets: Shared::new(ingress),
+                bytes: Shared::new(ingress_bytes),
+            },
+            egress: Traffic {
+                packets: Shared::new(egress),
+                bytes: Shared::new(egress_bytes),
+            },
+        }
+    }
+
     /// What passed in a direction.
     #[inline(always)]
     pub fn traffic(&self, direction: Direction) -> &Traffic {

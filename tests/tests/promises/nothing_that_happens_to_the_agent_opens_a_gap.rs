@@ -1,9 +1,12 @@
 //! Under every event, datagrams that are counted one by one all arrive, old flows and new ones, and of
 //! those that are denied none does.
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::{Family, Hammer, HostSpec, LONG, Lab, Lockstep, Service, allowed, denied, wait_until};
 
 use crate::policies::policy;
@@ -113,6 +116,12 @@ fn kill_9_in_the_midst_of_applies() -> Result<()> {
     })
 }
 
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    fs::read_dir(directory)?
+        .map(|entry| Ok(entry?.path()))
+        .collect()
+}
+
 #[test]
 fn an_upgrade_to_another_map_layout() -> Result<()> {
     run(|lab, traffic| {
@@ -120,14 +129,17 @@ fn an_upgrade_to_another_map_layout() -> Result<()> {
             let agent = lab.agent("app-1")?;
             agent.daemon().kill_9()?;
             let pins = agent.pins();
-            let layout = |name: &str| pins.join(name);
             // As an agent of another version would have left them.
-            fs::rename(layout("v1"), layout("v99")).context("renaming the pins")?;
+            let [current] = &entries(&pins)?[..] else {
+                bail!("more than one layout is pinned in {}", pins.display());
+            };
+            let older = pins.join("v99");
+            fs::rename(current, &older).context("renaming the pins")?;
             traffic.expect_progress()?;
             agent.daemon().start()?;
             lab.wait_connected("app-1")?;
             traffic.expect_progress()?;
-            ensure!(!layout("v99").exists(), "a stale copy stayed");
+            ensure!(!older.exists(), "a stale copy stayed");
             let log = lab.agent("app-1")?.daemon().log()?;
             ensure!(
                 log.contains("the place of the other version is taken"),

@@ -1,0 +1,173 @@
+//! `bulkhead-agent flows`: the connections that the kernel remembers.
+
+use std::{
+    fmt::{self, Write as _},
+    net::IpAddr,
+};
+
+use datapath::{
+    headers::protocol,
+    layout::{Opener, flow_state},
+};
+use serde::Serialize;
+
+use crate::{
+    config::Config,
+    error::AgentError,
+    kernel::{self, KnownFlow},
+};
+
+/// What the flow tables hold, the last packet first.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct FlowList(Vec<FlowLine>);
+
+/// One flow, seen from this host.
+#[derive(Debug, Serialize)]
+struct FlowLine {
+    /// IANA number.
+    protocol: u8,
+    remote_address: IpAddr,
+    /// None without ports.
+    remote_port: Option<u16>,
+    local_address: IpAddr,
+    /// None without ports.
+    local_port: Option<u16>,
+    state: &'static str,
+    opened_by: &'static str,
+    /// The tables that have judged it.
+    generation: u32,
+    idle_seconds: u64,
+    /// Past its timeout: its next packet is judged anew.
+    expired: bool,
+    packets_in: u64,
+    bytes_in: u64,
+    packets_out: u64,
+    bytes_out: u64,
+}
+
+impl FlowList {
+    /// Reads the tables; expired flows too with `all`.
+    ///
+    /// # Errors
+    /// When nothing is pinned, or the pins cannot be read.
+    pub fn look(config: &Config, all: bool) -> Result<Self, AgentError> {
+        let mut lines = Vec::new();
+        kernel::flows(&config.pin_dir(), |flow| {
+            if all || !flow.expired {
+                lines.push(FlowLine::from(flow));
+            }
+        })
+        .map_err(crate::enforcer::EnforceError::from)?;
+        lines.sort_by_key(|line| line.idle_seconds);
+        Ok(Self(lines))
+    }
+}
+
+impl From<KnownFlow> for FlowLine {
+    fn from(flow: KnownFlow) -> Self {
+        let KnownFlow {
+            key,
+            record,
+            idle,
+            expired,
+            ingress,
+            egress,
+        } = flow;
+        let has_ports = matches!(key.protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
+        let (packets_in, bytes_in) = ingress;
+        let (packets_out, bytes_out) = egress;
+        Self {
+            protocol: key.protocol,
+            remote_address: key.remote,
+            remote_port: has_ports.then_some(key.remote_port),
+            local_address: key.local,
+            local_port: has_ports.then_some(key.local_port),
+            state: match record.state() {
+                flow_state::NEW => "new",
+                flow_state::ESTABLISHED => "established",
+                flow_state::CLOSING => "closing",
+                _ => "revoked",
+            },
+            opened_by: match record.opener() {
+                Opener::Remote => "remote",
+                Opener::Local => "local",
+                Opener::Unknown => "unknown",
+            },
+            generation: record.generation(),
+            idle_seconds: idle.as_secs(),
+            expired,
+            packets_in,
+            bytes_in,
+            packets_out,
+            bytes_out,
+        }
+    }
+}
+
+const HEADINGS: [&str; 8] = [
+    "PROTOCOL",
+    "REMOTE",
+    "LOCAL",
+    "STATE",
+    "OPENED BY",
+    "IN",
+    "OUT",
+    "IDLE",
+];
+
+impl FlowLine {
+    fn cells(&self) -> [String; 8] {
+        let end = |address: IpAddr, port: Option<u16>| match (address, port) {
+            (address, None) => address.to_string(),
+            (IpAddr::V4(address), Some(port)) => format!("{address}:{port}"),
+            (IpAddr::V6(address), Some(port)) => format!("[{address}]:{port}"),
+        };
+        let traffic = |packets: u64, bytes: u64| format!("{packets} ({bytes} B)");
+        let name = match self.protocol {
+            protocol::ICMP => "icmp".to_owned(),
+            protocol::TCP => "tcp".to_owned(),
+            protocol::UDP => "udp".to_owned(),
+            protocol::ICMPV6 => "icmpv6".to_owned(),
+            protocol::SCTP => "sctp".to_owned(),
+            number => number.to_string(),
+        };
+        let idle = if self.expired {
+            format!("{} s, expired", self.idle_seconds)
+        } else {
+            format!("{} s", self.idle_seconds)
+        };
+        [
+            name,
+            end(self.remote_address, self.remote_port),
+            end(self.local_address, self.local_port),
+            self.state.to_owned(),
+            self.opened_by.to_owned(),
+            traffic(self.packets_in, self.bytes_in),
+            traffic(self.packets_out, self.bytes_out),
+            idle,
+        ]
+    }
+}
+
+/// A table for people.
+impl fmt::Display for FlowList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rows = vec![HEADINGS.map(str::to_owned)];
+        rows.extend(self.0.iter().map(FlowLine::cells));
+        let mut widths = [0; HEADINGS.len()];
+        for row in &rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.len().max(*width);
+            }
+        }
+        for row in rows {
+            let mut line = String::new();
+            for (width, cell) in widths.iter().zip(row) {
+                write!(line, "{cell:<width$}  ")?;
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
