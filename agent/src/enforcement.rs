@@ -7,7 +7,6 @@ mod handle;
 mod pressure;
 mod trial;
 mod trouble;
-mod warm_start;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,7 +14,7 @@ use policy::{Revision, Timestamp};
 use tokio::{
     sync::{mpsc, watch},
     task::block_in_place,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -27,7 +26,6 @@ use self::{
     pressure::Pressure,
     trial::Trial,
     trouble::{Change, Trouble},
-    warm_start::WarmStart,
 };
 use crate::{
     clock::Clock,
@@ -65,8 +63,10 @@ pub struct EnforcementTask {
     trouble: Trouble,
     /// Whether the flow tables have room.
     pressure: Pressure,
-    /// Of a host that has had no policy yet.
-    warm_start: Option<WarmStart>,
+    /// Until then a host that has had no policy yet learns its flows: everything is allowed, and its flow
+    /// tables fill with the connections that live on it. So the first policy finds them there: those
+    /// that it allows go on, those that it denies are cut.
+    learns_until: Option<Instant>,
 }
 
 /// What this process has applied.
@@ -130,7 +130,7 @@ impl EnforcementTask {
             facts,
             trouble: Trouble::default(),
             pressure: Pressure::default(),
-            warm_start: None,
+            learns_until: None,
         };
         task.local.own_addresses = task.enforcer.addresses()?;
         let live = task.enforcer.live()?;
@@ -140,7 +140,7 @@ impl EnforcementTask {
         info!(?interfaces, "interfaces are policed");
         task.look_around()?;
         if live.is_none() && task.has_no_policy() {
-            task.warm_start = WarmStart::begin(task.enforcer.warm_start());
+            task.learn(task.enforcer.warm_start());
         }
         Ok(Started {
             task,
@@ -204,15 +204,12 @@ impl EnforcementTask {
         count_flows.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let end = self.until_next_end();
-            let learning = self.warm_start.as_ref().map(WarmStart::left);
             let rollback = self.until_rollback();
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
-                () = sleep(learning.unwrap_or_default()), if learning.is_some() => {
-                    let waiting = self.warm_start.take().map(WarmStart::end);
-                    for command in waiting.into_iter().flatten() {
-                        block_in_place(|| self.obey(command));
-                    }
+                () = until(self.learns_until), if self.learns_until.is_some() => {
+                    self.learns_until = None;
+                    self.facts.send_modify(|facts| facts.learns = false);
                 }
                 _ = look.tick() => block_in_place(|| self.look_after()),
                 _ = count_flows.tick() => block_in_place(|| self.count_flows()),
@@ -231,6 +228,19 @@ impl EnforcementTask {
         }
     }
 
+    /// Has the first policy wait; a quarantine does not.
+    fn learn(&mut self, duration: Duration) {
+        if duration.is_zero() {
+            return;
+        }
+        info!(
+            seconds = duration.as_secs(),
+            "the host learns its flows before its first policy"
+        );
+        self.learns_until = Some(Instant::now() + duration);
+        self.facts.send_modify(|facts| facts.learns = true);
+    }
+
     /// Whether the host was never given a policy.
     fn has_no_policy(&self) -> bool {
         let revision = |current: &Current| current.policy.policy().revision;
@@ -241,11 +251,6 @@ impl EnforcementTask {
     }
 
     fn obey(&mut self, command: Command) {
-        let command = match &mut self.warm_start {
-            Some(warm_start) => warm_start.hold(command),
-            None => Some(command),
-        };
-        let Some(command) = command else { return };
         // Whoever asked may be gone by now: then nobody hears the answer, which is fine.
         match command {
             Command::Apply { policy, answer } => {
@@ -406,6 +411,10 @@ impl EnforcementTask {
             None => {}
         }
     }
+}
+
+async fn until(moment: Option<Instant>) {
+    sleep_until(moment.unwrap_or_else(Instant::now)).await;
 }
 
 /// True when there was none.

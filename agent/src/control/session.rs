@@ -4,7 +4,7 @@ mod error;
 
 use std::{future::pending, time::Duration};
 
-use policy::Revision;
+use policy::{Identity, Revision};
 use proto::{
     convert::address_to_bytes,
     v1::{
@@ -140,6 +140,7 @@ impl Session {
                     changed.map_err(|_| Gone)?;
                     let addresses = self.facts.borrow_and_update().addresses.clone();
                     self.tell_rollback(&outgoing).await?;
+                    self.begin_next(&outgoing).await?;
                     if addresses != claimed {
                         let claim = claim(&addresses);
                         claimed = addresses;
@@ -196,14 +197,22 @@ impl Session {
         Ok(())
     }
 
-    /// Checks an update and hands it to the kernel side, or refuses it.
+    /// Checks an update and hands it to the kernel side, or refuses it. While the host learns its flows it
+    /// waits, and makes way for a newer one; a quarantine does not wait.
     async fn begin(
         &mut self,
         update: PolicyUpdate,
         outgoing: &mpsc::Sender<AgentMessage>,
     ) -> Result<(), SessionError> {
+        let learns = self.facts.borrow().learns;
+        let held = learns.then(|| update.clone());
         let PolicyUpdate { policy, digest } = update;
         match block_in_place(|| EncodedPolicy::decode(policy.into(), &digest)) {
+            Ok(policy) if learns && policy.policy().identity != Identity::QUARANTINED => {
+                info!(revision = %policy.policy().revision, "a policy waits: the host learns its flows first");
+                self.next = held;
+                Ok(())
+            }
             Ok(policy) => {
                 let revision = policy.policy().revision;
                 let answer = self.enforcement.apply(policy).await?;
@@ -261,6 +270,17 @@ impl Session {
             }),
         };
         send(outgoing, message).await?;
+        self.begin_next(outgoing).await
+    }
+
+    /// Takes up the update that waits, if it need not wait any more.
+    async fn begin_next(
+        &mut self,
+        outgoing: &mpsc::Sender<AgentMessage>,
+    ) -> Result<(), SessionError> {
+        if self.applying.is_some() || self.facts.borrow().learns {
+            return Ok(());
+        }
         match self.next.take() {
             Some(update) => self.begin(update, outgoing).await,
             None => Ok(()),

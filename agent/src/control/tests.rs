@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use policy::{HostPolicy, Revision};
+use policy::{HostPolicy, Identity, Revision};
 use proto::v1::{
     AckHeard, DenialBatch, DenialsKept, Hello, PolicyAck, PolicyNack, PolicyUpdate,
     agent_message::Message, controller_message,
@@ -129,7 +129,10 @@ fn policy(revision: u64) -> EncodedPolicy {
 }
 
 fn update(revision: u64) -> PolicyUpdate {
-    let policy = policy(revision);
+    update_of(&policy(revision))
+}
+
+fn update_of(policy: &EncodedPolicy) -> PolicyUpdate {
     let (encoded, _) = proto::encode_host_policy(policy.policy());
     PolicyUpdate {
         policy: encoded.into(),
@@ -420,6 +423,38 @@ async fn of_the_policies_that_come_during_an_apply_only_the_newest_is_applied() 
         answer.send(Ok(applied(&policy, 1))).unwrap();
         assert_eq!(stream.ack().await.revision, revision);
     }
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_host_learns_the_newest_policy_waits_and_a_quarantine_does_not() {
+    let (_controller, mut agent, mut stream) = Agent::connected().await;
+    agent.facts.send_modify(|facts| facts.learns = true);
+    let quarantine = EncodedPolicy::encode(HostPolicy {
+        identity: Identity::QUARANTINED,
+        ..policy(3).policy().clone()
+    });
+    for revision in 1..=2 {
+        stream.send_policy(update(revision)).await;
+    }
+    stream.send_policy(update_of(&quarantine)).await;
+    let (first, answer) = agent.apply().await;
+    assert_eq!(first.digest(), quarantine.digest());
+    answer.send(Ok(applied(&first, 1))).unwrap();
+    assert_eq!(stream.ack().await.revision, 3);
+
+    for revision in 4..=5 {
+        stream.send_policy(update(revision)).await;
+    }
+    // Its answer shows that the updates before it were heard.
+    stream.send_policy(PolicyUpdate::default()).await;
+    stream.nack().await;
+    assert!(agent.commands.try_recv().is_err(), "a policy did not wait");
+    agent.facts.send_modify(|facts| facts.learns = false);
+    let (newest, answer) = agent.apply().await;
+    assert_eq!(newest.policy().revision, Revision(5));
+    answer.send(Ok(applied(&newest, 2))).unwrap();
+    assert_eq!(stream.ack().await.revision, 5);
     agent.stop().await;
 }
 

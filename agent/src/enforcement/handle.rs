@@ -27,6 +27,8 @@ pub struct Applied {
 pub struct Facts {
     /// None while the kernel enforces what the controller has to send again.
     pub applied: Option<Applied>,
+    /// The host learns its flows: no policy but a quarantine is to be applied yet.
+    pub learns: bool,
     /// The policy in force, while the controller was not reached with it.
     pub trial: Option<Sha256Digest>,
     /// What the host went back from, and takes no more.
