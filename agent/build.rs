@@ -27,6 +27,8 @@ fn main() -> anyhow::Result<()> {
         "-Clink-arg=--btf".to_owned(),
         // Otherwise every small value that begins as zeros is a call that stores byte by byte.
         "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
+        // The kernels that run it load at any address. Otherwise each word of a packet is put together from bytes.
+        "-Clink-arg=--cpu-features=+allows-misaligned-mem-access".to_owned(),
     ];
     let status = Command::new(env::var("CARGO")?)
         .current_dir(&root)

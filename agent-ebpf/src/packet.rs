@@ -1,13 +1,16 @@
 //! A packet in the kernel.
 
-use core::mem::MaybeUninit;
+use core::mem::transmute_copy;
 
 use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use datapath::Packet;
 
 /// Where headers begin in packets without tags, options and extension headers: link, IPv4, IPv6 and its
 /// addresses, what they carry, and the flags of TCP.
-const USUAL: [u32; 9] = [0, 12, 14, 22, 38, 34, 54, 34 + 12, 54 + 12];
+const USUAL: [u32; 11] = [0, 12, 14, 22, 38, 34, 54, 34 + 4, 54 + 4, 34 + 12, 54 + 12];
+
+/// Room for the largest load.
+type Words = [u64; 3];
 
 /// The packet of a TC hook. It begins with its Ethernet header at both hooks.
 pub struct Skb<'a>(pub &'a TcContext);
@@ -31,19 +34,33 @@ impl Packet for Skb<'_> {
 
     #[inline(always)]
     fn load_far<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        const { assert!(N <= size_of::<Words>()) };
+        let mut words: Words = [0; 3];
         // The helper reads paged parts too, and fails past the end.
-        // SAFETY: the context is the kernel's, and `bytes` has room for the `N` bytes asked for.
+        // SAFETY: the context is the kernel's, and `words` has room for the `N` bytes asked for.
         let result = unsafe {
             bpf_skb_load_bytes(
                 self.0.skb.skb.cast(),
                 offset,
-                bytes.as_mut_ptr().cast(),
+                words.as_mut_ptr().cast(),
                 N as u32,
             )
         };
-        // SAFETY: on success the helper wrote all `N` bytes.
-        (result == 0).then(|| unsafe { bytes.assume_init() })
+        if result != 0 {
+            return None;
+        }
+        // Word by word: the verifier takes no load from the stack that is not aligned.
+        let mut copy: Words = [0; 3];
+        for (index, word) in copy
+            .iter_mut()
+            .enumerate()
+            .take(N.div_ceil(size_of::<u64>()))
+        {
+            // SAFETY: the index is one of `words`.
+            *word = unsafe { words.as_ptr().add(index).read_volatile() };
+        }
+        // SAFETY: it has at least `N` bytes, and any bytes are a value.
+        Some(unsafe { transmute_copy(&copy) })
     }
 
     #[inline(always)]

@@ -114,6 +114,14 @@ impl Tables for KernelTables {
     }
 }
 
+/// A trie's key whose address begins at a multiple of eight: the verifier takes no store to the stack that is
+/// not aligned.
+#[repr(C, align(8))]
+struct AlignedKey<A> {
+    _unused: u32,
+    key: Key<A>,
+}
+
 macro_rules! family {
     ($address:ty, $bits:expr, $peers:ident, $subnets:ident, $flows:ident, $denied:ident, $fragments:ident, $headers:ident) => {
         impl FamilyTables<$address> for KernelTables {
@@ -152,7 +160,11 @@ macro_rules! family {
 
             #[inline(always)]
             fn subnet_peer(&self, address: &$address) -> Option<u32> {
-                maps::$subnets.get(&Key::new($bits, *address)).copied()
+                let key = AlignedKey {
+                    _unused: 0,
+                    key: Key::new($bits, *address),
+                };
+                maps::$subnets.get(&key.key).copied()
             }
 
             #[inline(always)]

@@ -7,14 +7,16 @@
 
 mod decision;
 mod fragments;
+mod glance;
 mod report;
+mod rulings;
 
 use crate::{
     decide::decision::{Decision, Found, Outcome},
-    headers::{self, Headers, Link, Network, Part, protocol, slot_of_protocol, tcp_flag},
+    headers::{self, Headers, Link, Network, Part, protocol, tcp_flag},
     layout::{
-        Address, Direction, Flow, FlowKey, FlowRecord, Ipv4, Ipv6, MatrixCell, Opener, Ruling,
-        Shared, Traffic, WORLD, flow_state, other_ether_types,
+        Address, Direction, Flow, FlowKey, FlowRecord, Ipv4, Ipv6, Opener, Shared, Traffic,
+        flow_state, other_ether_types,
     },
     packet::Packet,
     reason::Reason,
@@ -31,10 +33,6 @@ pub enum Verdict {
 }
 
 const SECOND: u64 = 1_000_000_000;
-
-/// The first of the ports that systems give to clients: Linux from 32768 on, others from 49152 on (RFC
-/// 6335).
-const CLIENT_PORTS: u16 = 32_768;
 
 /// Whether a flow of this protocol has ports, and so two ends that tell which of them opened it.
 #[inline(always)]
@@ -60,8 +58,8 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
         bytes: packet.len(),
     };
     let outcome = match headers::link(packet) {
-        Ok(Link::Ipv4(at)) => judge.network::<Ipv4, P>(packet, at),
-        Ok(Link::Ipv6(at)) => judge.network::<Ipv6, P>(packet, at),
+        Ok(Link::Ipv4(at)) => judge.ip::<Ipv4, P>(packet, at),
+        Ok(Link::Ipv6(at)) => judge.ip::<Ipv6, P>(packet, at),
         Ok(Link::Arp) => Ok(Reason::Neighbour),
         Ok(Link::Control) => Ok(Reason::LinkControl),
         Ok(Link::Other) => judge.other_ether_type(),
@@ -96,9 +94,14 @@ struct Judge<'a, T> {
 }
 
 impl<T: Tables> Judge<'_, T> {
-    /// A packet with an IP header at an offset.
+    /// A packet with an IP header at an offset. `has_no_flow` when the table was asked for its flow already.
     #[inline(never)]
-    fn network<A: Network, P: Packet + ?Sized>(&self, packet: &P, at: u32) -> Outcome
+    fn network<A: Network, P: Packet + ?Sized>(
+        &self,
+        packet: &P,
+        at: u32,
+        has_no_flow: bool,
+    ) -> Outcome
     where
         T: FamilyTables<A>,
     {
@@ -117,7 +120,11 @@ impl<T: Tables> Judge<'_, T> {
             self.follow_first(headers)?;
         }
         let key = headers.flow_key(self.direction);
-        let mut decision = self.known(headers, &key);
+        let mut decision = if has_no_flow {
+            Decision::open(Found::Nothing)
+        } else {
+            self.known(headers, &key)
+        };
         if decision.found != Found::Flow {
             if headers.part == Part::Later {
                 return Err(Reason::FragmentOrphan);
@@ -200,8 +207,7 @@ impl<T: Tables> Judge<'_, T> {
         {
             record = record.with(generation, flow_state::ESTABLISHED);
         }
-        // Once a second is fine enough for timeouts, and spares looking them up.
-        if record != found || self.now.saturating_sub(flow.last_seen.get()) > SECOND {
+        if record != found || self.is_stale(flow) {
             flow.record.set(record);
             flow.last_seen.set(self.now);
             flow.expires.set(self.end_of(key.protocol, record.state()));
@@ -252,23 +258,6 @@ impl<T: Tables> Judge<'_, T> {
         }
     }
 
-    /// Who opened a connection of which only the middle is seen. The acceptor sends SYN and ACK;
-    /// otherwise it is the end whose port is the only one of those that systems give to clients.
-    #[inline(always)]
-    fn opener_before_the_agent<A: Copy>(&self, headers: &Headers<A>, key: &FlowKey<A>) -> Opener {
-        if headers.has_tcp_flags(tcp_flag::SYN | tcp_flag::ACK) {
-            return Opener::sender(self.direction.opposite());
-        }
-        match (
-            key.remote_port >= CLIENT_PORTS,
-            key.local_port >= CLIENT_PORTS,
-        ) {
-            (true, false) => Opener::Remote,
-            (false, true) => Opener::Local,
-            _ => Opener::Unknown,
-        }
-    }
-
     /// Whether an ICMP error is about a flow that this generation allows, and goes to the end that sent
     /// what it quotes.
     #[inline(always)]
@@ -308,59 +297,6 @@ impl<T: Tables> Judge<'_, T> {
                 .allows()
     }
 
-    /// The cell of a flow, by who opened it; either will do where that is not known. Where there are
-    /// ports the opener tells the service.
-    #[inline(always)]
-    fn opened_by<A: Address>(&self, key: &FlowKey<A>, opener: Opener, service: u16) -> MatrixCell
-    where
-        T: FamilyTables<A>,
-    {
-        let has_ports = has_ports(key.protocol);
-        if opener != Opener::Local {
-            let service = if has_ports { key.local_port } else { service };
-            let cell = self.ruling(Direction::Ingress, key, service);
-            if opener == Opener::Remote || cell.enforced.allows() {
-                return cell;
-            }
-        }
-        let service = if has_ports { key.remote_port } else { service };
-        self.ruling(Direction::Egress, key, service)
-    }
-
-    /// The cell of a flow: two class reads and one of the matrix, however many rules there are.
-    #[inline(always)]
-    fn ruling<A: Address>(&self, opened: Direction, key: &FlowKey<A>, service: u16) -> MatrixCell
-    where
-        T: FamilyTables<A>,
-    {
-        const NO_ANSWER: MatrixCell = MatrixCell {
-            enforced: Ruling::NO_ANSWER,
-            staged: Ruling::NO_ANSWER,
-        };
-        let generation = self.generation;
-        let peer = match self.tables.exact_peer(&key.remote) {
-            Some(peer) => peer,
-            None => self.tables.subnet_peer(&key.remote).unwrap_or(WORLD),
-        };
-        let Some(peer_class) = self.tables.peer_class(generation, peer) else {
-            return NO_ANSWER;
-        };
-        let slot = slot_of_protocol(key.protocol);
-        let Some(port_class) = self.tables.port_class(generation, opened, slot, service) else {
-            return NO_ANSWER;
-        };
-        let Some(settings) = self.tables.settings(generation) else {
-            return NO_ANSWER;
-        };
-        let offset = peer_class
-            .wrapping_mul(settings.port_classes)
-            .wrapping_add(u32::from(port_class));
-        match self.tables.cell(generation, offset) {
-            Some(cell) => cell,
-            None => NO_ANSWER,
-        }
-    }
-
     /// Makes the flow entry of an allowed flow.
     #[inline(always)]
     fn keep<A: Address>(&self, key: &FlowKey<A>, opener: Opener, state: u8, service: u16) -> Reason
@@ -380,6 +316,13 @@ impl<T: Tables> Judge<'_, T> {
         } else {
             Reason::FlowNotKept
         }
+    }
+
+    /// Whether it is time to note when a flow was seen: once a second is fine enough for timeouts, and
+    /// spares looking them up.
+    #[inline(always)]
+    fn is_stale(&self, flow: &Flow) -> bool {
+        self.now.saturating_sub(flow.last_seen.get()) > SECOND
     }
 
     #[inline(always)]

@@ -2,7 +2,9 @@
 //! the headers' own length fields; what does not fit is [`Reason::Malformed`].
 
 mod transport;
+mod usual;
 
+pub use self::usual::{UNTAGGED, Usual};
 use crate::{
     headers::transport::transport,
     layout::{Address, Direction, FlowKey, FragmentKey, Ipv4, Ipv6},
@@ -123,7 +125,8 @@ impl<A: Copy> Headers<A> {
             remote_port,
             local_port,
             protocol: self.protocol,
-            padding: [0; 3],
+            zero: 0,
+            zeros: 0,
         }
     }
 

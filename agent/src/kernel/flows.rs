@@ -99,7 +99,8 @@ where
         remote_port: 0,
         local_port: 0,
         protocol: 0,
-        padding: [0; 3],
+        zero: 0,
+        zeros: 0,
     });
     let now = ticks();
     table.walk(none, Words::default(), |Raw(key), words| {
@@ -116,7 +117,8 @@ fn known<A: Address>(key: &FlowKey<A>, words: &Words, now: u64) -> KnownFlow {
         remote_port,
         local_port,
         protocol,
-        padding,
+        zero,
+        zeros,
     } = *key;
     let traffic =
         |traffic: &datapath::layout::Traffic| (traffic.packets.get(), traffic.bytes.get());
@@ -127,7 +129,8 @@ fn known<A: Address>(key: &FlowKey<A>, words: &Words, now: u64) -> KnownFlow {
             remote_port,
             local_port,
             protocol,
-            padding,
+            zero,
+            zeros,
         },
         record: flow.record.get(),
         idle: Duration::from_nanos(now.saturating_sub(flow.last_seen.get())),

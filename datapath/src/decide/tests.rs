@@ -16,8 +16,8 @@ use super::*;
 use crate::{
     headers::tcp_flag::{ACK, FIN, RST, SYN},
     layout::{
-        EventLimits, Ipv4, Ipv6, PAGE_KEYS, PortPage, Settings, Timeouts, cell_index, page_index,
-        peer_index, slot_of,
+        EventLimits, Ipv4, Ipv6, MatrixCell, PAGE_KEYS, PortPage, Ruling, Settings, Timeouts,
+        cell_index, page_index, peer_index, slot_of,
     },
     memory::MemoryTables,
 };

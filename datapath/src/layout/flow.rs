@@ -17,7 +17,9 @@ pub struct FlowKey<A> {
     /// IANA number.
     pub protocol: u8,
     /// Zero.
-    pub padding: [u8; 3],
+    pub zero: u8,
+    /// Zero. Aligned: the kernel's verifier takes no other stores to the stack.
+    pub zeros: u16,
 }
 
 /// A flow that was judged.

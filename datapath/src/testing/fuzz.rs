@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{Asked, Expected, Model, frames_of};
 use crate::{
     decide::{Verdict, decide},
-    headers::slot_of_protocol,
+    headers::{Headers, UNTAGGED, Usual, slot_of_protocol},
     layout::{
         Direction, EventLimits, Ipv4, Ipv6, MatrixCell, PAGE_KEYS, PAGES_PER_SLOT, PortPage,
         Ruling, SLOTS, Settings, Timeouts, WORLD, cell_index, other_ether_types, page_index,
@@ -34,6 +34,8 @@ pub fn frames(bytes: &[u8]) {
                 forget(tables);
             }
             tables.reason_counters.borrow_mut().clear();
+            is_what_is_read::<Ipv4>(frame);
+            is_what_is_read::<Ipv6>(frame);
             let verdict = decide(frame, direction, tables, 1);
             let expected = match outcome {
                 Ok(_) => Verdict::Pass,
@@ -54,6 +56,17 @@ pub fn frames(bytes: &[u8]) {
         }
         forget(tables);
     });
+}
+
+/// What is usual of a frame, if it is, has to be what is read of it. Whether it is.
+fn is_what_is_read<A: Usual + PartialEq + std::fmt::Debug>(frame: &[u8]) -> bool {
+    let Some(usual) = A::usual(frame) else {
+        return false;
+    };
+    let mut read = Headers::<A>::UNREAD;
+    let outcome = A::read(frame, UNTAGGED, false, &mut read);
+    assert_eq!((outcome, &read), (Ok(()), &usual), "{frame:02x?}");
+    true
 }
 
 /// Empties the tables of flows and fragments.
@@ -163,9 +176,18 @@ mod tests {
     fn on_every_frame_of_the_corpus_the_verdict_and_the_model_agree() {
         let inputs = corpus();
         assert!(inputs.len() > 20, "{} inputs", inputs.len());
-        for input in inputs {
-            frames(&input);
+        for input in &inputs {
+            frames(input);
         }
+        let all: Vec<_> = inputs.iter().flat_map(|input| frames_of(input)).collect();
+        let v4 = all
+            .iter()
+            .filter(|(_, frame)| is_what_is_read::<Ipv4>(frame));
+        let v6 = all
+            .iter()
+            .filter(|(_, frame)| is_what_is_read::<Ipv6>(frame));
+        let (v4, v6) = (v4.count(), v6.count());
+        assert!(v4 > 5 && v6 > 5, "{v4} and {v6} usual frames");
     }
 
     proptest! {

@@ -1,0 +1,72 @@
+//! The first look at a packet, which is all that most of them need.
+
+use crate::{
+    decide::{Judge, decision::Outcome},
+    headers::{UNTAGGED, Usual, tcp_flag},
+    layout::flow_state,
+    packet::Packet,
+    reason::Reason,
+    tables::{FamilyTables, Tables},
+};
+
+/// What the first look at a packet tells.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Glance {
+    /// It is of an established flow, of which nothing changes: it passes.
+    GoesOn,
+    /// Its flow is not in the table.
+    NoFlow,
+    /// Not enough.
+    Nothing,
+}
+
+impl<T: Tables> Judge<'_, T> {
+    /// A packet with an IP header at an offset.
+    #[inline(always)]
+    pub(super) fn ip<A: Usual, P: Packet + ?Sized>(&self, packet: &P, at: u32) -> Outcome
+    where
+        T: FamilyTables<A>,
+    {
+        let glance = if at == UNTAGGED {
+            self.glance::<A, P>(packet)
+        } else {
+            Glance::Nothing
+        };
+        if glance == Glance::GoesOn {
+            return Ok(Reason::Allowed);
+        }
+        self.network::<A, P>(packet, at, glance == Glance::NoFlow)
+    }
+
+    /// Most packets are of a flow that this generation has judged, and change nothing about it: what
+    /// [`known`](Self::known) would find of them is found here with less.
+    #[inline(never)]
+    fn glance<A: Usual, P: Packet + ?Sized>(&self, packet: &P) -> Glance
+    where
+        T: FamilyTables<A>,
+    {
+        const TURNS: u8 = tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST;
+        if self.generation == 0 {
+            return Glance::Nothing;
+        }
+        let Some(headers) = A::usual(packet) else {
+            return Glance::Nothing;
+        };
+        let key = headers.flow_key(self.direction);
+        let Some(flow) = self.tables.flow(&key) else {
+            return Glance::NoFlow;
+        };
+        let flow = &*flow;
+        let record = flow.record.get();
+        if record.generation() != self.generation
+            || record.state() != flow_state::ESTABLISHED
+            || headers.tcp_flags & TURNS != 0
+            || self.is_stale(flow)
+            || self.expired(flow)
+        {
+            return Glance::Nothing;
+        }
+        flow.traffic(self.direction).add(self.bytes);
+        Glance::GoesOn
+    }
+}
