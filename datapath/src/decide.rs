@@ -12,7 +12,10 @@ mod report;
 mod rulings;
 
 use crate::{
-    decide::decision::{Decision, Found, Outcome},
+    decide::{
+        decision::{Decision, Found, Outcome},
+        glance::Glance,
+    },
     headers::{self, Headers, Link, Network, Part, protocol, tcp_flag},
     layout::{
         Address, Direction, Flow, FlowKey, FlowRecord, Ipv4, Ipv6, Opener, Shared, Traffic,
@@ -94,22 +97,17 @@ struct Judge<'a, T> {
 }
 
 impl<T: Tables> Judge<'_, T> {
-    /// A packet with an IP header at an offset. `has_no_flow` when the table was asked for its flow already.
+    /// A packet whose headers are read.
     #[inline(never)]
     fn network<A: Network, P: Packet + ?Sized>(
         &self,
         packet: &P,
-        at: u32,
-        has_no_flow: bool,
+        headers: &mut Headers<A>,
+        glance: Glance,
     ) -> Outcome
     where
         T: FamilyTables<A>,
     {
-        let room = FamilyTables::<A>::headers(self.tables, Whose::Own);
-        let mut room = room.ok_or(Reason::Tables)?;
-        let headers = &mut *room;
-        *headers = Headers::UNREAD;
-        A::read(packet, at, false, headers)?;
         if headers.neighbour {
             return Ok(Reason::Neighbour);
         }
@@ -120,7 +118,7 @@ impl<T: Tables> Judge<'_, T> {
             self.follow_first(headers)?;
         }
         let key = headers.flow_key(self.direction);
-        let mut decision = if has_no_flow {
+        let mut decision = if glance == Glance::NoFlow {
             Decision::open(Found::Nothing)
         } else {
             self.known(headers, &key)

@@ -2,21 +2,23 @@
 
 use crate::{
     decide::{Judge, decision::Outcome},
-    headers::{UNTAGGED, Usual, tcp_flag},
+    headers::{Headers, UNTAGGED, Usual, tcp_flag},
     layout::flow_state,
     packet::Packet,
     reason::Reason,
-    tables::{FamilyTables, Tables},
+    tables::{FamilyTables, Tables, Whose},
 };
 
 /// What the first look at a packet tells.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Glance {
+pub(super) enum Glance {
     /// It is of an established flow, of which nothing changes: it passes.
     GoesOn,
-    /// Its flow is not in the table.
+    /// Its headers are read. Its flow is in the table, and something about it changes.
+    Flow,
+    /// Its headers are read. Its flow is not in the table.
     NoFlow,
-    /// Not enough.
+    /// Nothing: its headers are not read.
     Nothing,
 }
 
@@ -27,21 +29,28 @@ impl<T: Tables> Judge<'_, T> {
     where
         T: FamilyTables<A>,
     {
+        let room = FamilyTables::<A>::headers(self.tables, Whose::Own);
+        let mut room = room.ok_or(Reason::Tables)?;
+        let headers = &mut *room;
         let glance = if at == UNTAGGED {
-            self.glance::<A, P>(packet)
+            self.glance(packet, headers)
         } else {
             Glance::Nothing
         };
         if glance == Glance::GoesOn {
             return Ok(Reason::Allowed);
         }
-        self.network::<A, P>(packet, at, glance == Glance::NoFlow)
+        if glance == Glance::Nothing {
+            *headers = Headers::UNREAD;
+            A::read(packet, at, false, headers)?;
+        }
+        self.network(packet, headers, glance)
     }
 
     /// Most packets are of a flow that this generation has judged, and change nothing about it: what
     /// [`known`](Self::known) would find of them is found here with less.
     #[inline(never)]
-    fn glance<A: Usual, P: Packet + ?Sized>(&self, packet: &P) -> Glance
+    fn glance<A: Usual, P: Packet + ?Sized>(&self, packet: &P, room: &mut Headers<A>) -> Glance
     where
         T: FamilyTables<A>,
     {
@@ -54,6 +63,7 @@ impl<T: Tables> Judge<'_, T> {
         };
         let key = headers.flow_key(self.direction);
         let Some(flow) = self.tables.flow(&key) else {
+            *room = headers;
             return Glance::NoFlow;
         };
         let flow = &*flow;
@@ -64,7 +74,8 @@ impl<T: Tables> Judge<'_, T> {
             || self.is_stale(flow)
             || self.expired(flow)
         {
-            return Glance::Nothing;
+            *room = headers;
+            return Glance::Flow;
         }
         flow.traffic(self.direction).add(self.bytes);
         Glance::GoesOn
