@@ -13,7 +13,7 @@ mod rulings;
 
 use crate::{
     decide::{
-        decision::{Decision, Found, Outcome},
+        decision::{Decision, Found, Note, Outcome},
         glance::Glance,
     },
     headers::{self, Headers, Link, Network, Part, protocol, tcp_flag},
@@ -41,6 +41,12 @@ const SECOND: u64 = 1_000_000_000;
 #[inline(always)]
 const fn has_ports(number: u8) -> bool {
     matches!(number, protocol::TCP | protocol::UDP | protocol::SCTP)
+}
+
+/// Whether a packet would open a flow with ports, so that its key and direction tell all that it asks for.
+#[inline(always)]
+fn opens<A: Copy>(headers: &Headers<A>) -> bool {
+    has_ports(headers.protocol) && (headers.protocol != protocol::TCP || headers.is_opening_syn())
 }
 
 /// Judges one packet, counts it, keeps its flow and reports what is denied.
@@ -135,7 +141,9 @@ impl<T: Tables> Judge<'_, T> {
         if headers.part == Part::First {
             self.keep_first(headers, decision.outcome.is_ok());
         }
-        self.conclude(&key, &decision);
+        if decision.note != Note::Nothing {
+            self.conclude(&key, &decision, opens(headers));
+        }
         decision.outcome
     }
 
@@ -222,6 +230,12 @@ impl<T: Tables> Judge<'_, T> {
     {
         let sender = Opener::sender(self.direction);
         let service = headers.service;
+        if found == Found::Nothing
+            && opens(headers)
+            && let Some(decision) = self.denied_again(key)
+        {
+            return decision;
+        }
         let cell = self.opened_by(key, sender, service);
         if headers.protocol != protocol::TCP || headers.is_opening_syn() {
             return if !cell.enforced.allows() {
@@ -293,6 +307,17 @@ impl<T: Tables> Judge<'_, T> {
                 .opened_by(&key, record.opener(), record.service())
                 .enforced
                 .allows()
+    }
+
+    /// The decision about a packet like one that this generation has denied.
+    #[inline(always)]
+    fn denied_again<A: Address>(&self, key: &FlowKey<A>) -> Option<Decision>
+    where
+        T: FamilyTables<A>,
+    {
+        let record = self.tables.denied(key)?.record.get();
+        let (ruling, staged_allows) = record.ruling(self.generation, self.direction)?;
+        Some(Decision::denied_as(ruling, staged_allows, Reason::Policy))
     }
 
     /// Makes the flow entry of an allowed flow.

@@ -1,5 +1,6 @@
 //! What kernel and user space share in maps. A change here is a new [`VERSION`].
 
+mod denied;
 mod flow;
 mod fragment;
 mod settings;
@@ -7,6 +8,7 @@ mod settings;
 use core::{cell::Cell, mem::offset_of};
 
 pub use self::{
+    denied::{DeniedFlow, DeniedRecord},
     flow::{Flow, FlowKey, FlowRecord, Opener, Traffic, flow_state},
     fragment::{FirstFragment, FragmentKey, FragmentRecord},
     settings::{EventLimits, Settings, Timeouts, other_ether_types, settings_flag},
@@ -193,16 +195,6 @@ pub mod budget {
     }
 }
 
-/// What one flow was denied, so that its repeats are summed.
-#[repr(C)]
-#[derive(Clone, Debug)]
-pub struct DeniedFlow {
-    /// When it was last reported, nanoseconds of the monotonic clock.
-    pub reported: Shared<u64>,
-    /// Packets denied since.
-    pub packets: Shared<u64>,
-}
-
 /// The classes of [`PAGE_KEYS`] keys in a row.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,6 +263,12 @@ impl Ruling {
     #[must_use]
     pub const fn logs(self) -> bool {
         self.0 & Self::LOG != 0
+    }
+
+    /// What there is of it in a deny, in its lower 30 bits.
+    #[inline(always)]
+    const fn of_deny(self) -> u32 {
+        self.0 & (Self::STRICT | Self::RULE)
     }
 
     /// The rule's number in the generation's host policy.
@@ -400,7 +398,7 @@ const _: () = {
     assert!(offset_of!(FlowKey<Ipv6>, protocol) == 36);
     assert!(size_of::<Flow>() == 56);
     assert!(offset_of!(Flow, record) == 16);
-    assert!(size_of::<DeniedFlow>() == 16);
+    assert!(size_of::<DeniedFlow>() == 24);
     assert!(size_of::<FragmentKey<Ipv4>>() == 16);
     assert!(size_of::<FragmentKey<Ipv6>>() == 40);
     assert!(size_of::<FirstFragment>() == 16);

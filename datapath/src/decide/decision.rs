@@ -67,10 +67,15 @@ impl Decision {
     /// It is dropped, by a rule or because the tables have no answer.
     #[inline(always)]
     pub fn denied(cell: MatrixCell, reason: Reason) -> Self {
-        let ruling = cell.enforced;
+        Self::denied_as(cell.enforced, cell.staged.allows(), reason)
+    }
+
+    /// As [`denied`](Self::denied), of a ruling.
+    #[inline(always)]
+    pub fn denied_as(ruling: Ruling, staged_allows: bool, reason: Reason) -> Self {
         let (reason, note) = match ruling {
             Ruling::NO_ANSWER => (Reason::Tables, Note::Nothing),
-            _ if cell.staged.allows() => (reason, Note::DeniedAlone),
+            _ if staged_allows => (reason, Note::DeniedAlone),
             _ => (reason, Note::Denied),
         };
         Self {

@@ -10,7 +10,7 @@ use crate::{
         decision::{Decision, Note},
     },
     headers::protocol,
-    layout::{Address, DeniedFlow, Event, FlowKey, Shared, budget, event_kind},
+    layout::{Address, DeniedFlow, DeniedRecord, Event, FlowKey, Shared, budget, event_kind},
     reason::Reason,
     tables::{FamilyTables, Tables},
 };
@@ -21,11 +21,17 @@ const BURST: u64 = SECOND;
 const RESERVE: u64 = BURST / 4;
 
 impl<T: Tables> Judge<'_, T> {
-    /// Counts what was denied under its rule, and reports what is to be heard of; whether it did. A
+    /// Counts what was denied under its rule, and reports what is to be heard of; whether it did. `opens` when the
+    /// packet would open a flow with ports: then all of its kind are denied by this generation. A
     /// function of the kernel's must return a number: one that returns nothing leaves behind whatever
     /// the register held, and the verifier refuses a pointer.
     #[inline(never)]
-    pub(super) fn conclude<A: Address>(&self, key: &FlowKey<A>, decision: &Decision) -> bool
+    pub(super) fn conclude<A: Address>(
+        &self,
+        key: &FlowKey<A>,
+        decision: &Decision,
+        opens: bool,
+    ) -> bool
     where
         T: FamilyTables<A>,
     {
@@ -43,7 +49,13 @@ impl<T: Tables> Judge<'_, T> {
             Note::Logged => (event_kind::LOGGED, self.one(key, rule)),
             Note::Denied | Note::DeniedAlone => {
                 self.tables.count_rule(generation, rule, self.bytes);
-                (event_kind::DENIED, self.repeats(key, rule))
+                let record = if opens {
+                    let staged_allows = *note == Note::DeniedAlone;
+                    DeniedRecord::new(generation, self.direction, staged_allows, *ruling)
+                } else {
+                    DeniedRecord::NONE
+                };
+                (event_kind::DENIED, self.repeats(key, rule, record))
             }
         };
         let Some(packets) = packets else {
@@ -103,7 +115,7 @@ impl<T: Tables> Judge<'_, T> {
     /// The packets that a report of a denied flow stands for; `None` while the last one is fresh, and
     /// where the rates are used up. What is not reported now is summed for later.
     #[inline(always)]
-    fn repeats<A: Address>(&self, key: &FlowKey<A>, rule: u32) -> Option<u64>
+    fn repeats<A: Address>(&self, key: &FlowKey<A>, rule: u32, record: DeniedRecord) -> Option<u64>
     where
         T: FamilyTables<A>,
     {
@@ -112,10 +124,12 @@ impl<T: Tables> Judge<'_, T> {
             let denied = DeniedFlow {
                 reported: Shared::new(self.now),
                 packets: Shared::new(u64::from(!may)),
+                record: Shared::new(record),
             };
             self.tables.insert_denied(key, &denied);
             return may.then_some(1);
         };
+        denied.record.set(record);
         let interval = self
             .tables
             .settings(self.generation)

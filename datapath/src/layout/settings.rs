@@ -127,6 +127,13 @@ pub struct EventLimits {
 }
 
 impl EventLimits {
+    /// Every event is reported.
+    pub const NONE: Self = Self {
+        total: 0,
+        peer: 0,
+        rule: 0,
+    };
+
     /// 5,000 a second in all, 500 of one peer, 2,500 of one rule.
     pub const DEFAULT: Self = Self {
         total: 200_000,
