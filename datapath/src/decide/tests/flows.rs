@@ -72,6 +72,34 @@ fn a_denied_flow_is_reported_once_an_interval_with_its_repeats_summed() {
 }
 
 #[test]
+fn a_deny_is_kept_for_packets_that_open_a_flow_in_its_direction_and_generation() {
+    let mut tables = tables(World::NothingIn);
+    let (local, remote) = ((HOST, 40000), (STRANGER, 443));
+    for packet in [udp(remote, local), tcp(remote, local, SYN)] {
+        assert_eq!(ingress(&tables, &packet, 0), Verdict::Drop);
+    }
+    // Without the tables, or it would be for another reason.
+    let matrix = std::mem::take(&mut tables.matrix);
+    for packet in [udp(remote, local), tcp(remote, local, SYN)] {
+        assert_eq!(ingress(&tables, &packet, 1), Verdict::Drop);
+    }
+    assert_eq!(tables.packets(Reason::Policy), 4);
+    assert_eq!(tables.rule_packets(1, DENY), 4);
+    tables.matrix = matrix;
+
+    // The middle of a connection that this host has opened is no such packet,
+    assert_eq!(ingress(&tables, &tcp(remote, local, ACK), 2), Verdict::Pass);
+    // nor is one that goes out.
+    assert_eq!(egress(&tables, &udp(local, remote), 3), Verdict::Pass);
+
+    publish(&mut tables, World::All);
+    tables.ipv4.flows.borrow_mut().clear();
+    for packet in [udp(remote, local), tcp(remote, local, SYN)] {
+        assert_eq!(ingress(&tables, &packet, 4), Verdict::Pass);
+    }
+}
+
+#[test]
 fn an_event_that_the_ring_does_not_take_is_counted() {
     let mut tables = tables(World::Nothing);
     tables.event_room = Some(1);
