@@ -29,6 +29,7 @@ use crate::plan::{memory, tests::policies};
 
 mod attaching;
 mod company;
+mod counting;
 mod device;
 mod flips;
 mod flows;
