@@ -31,6 +31,7 @@ mod attaching;
 mod company;
 mod counting;
 mod device;
+mod differential;
 mod flips;
 mod flows;
 mod frames;

@@ -1,0 +1,230 @@
+//! Random policies and random sequences of packets: what policy evaluation says of them, what the verdict makes
+//! of them in memory, and what the loaded programs do.
+//!
+//! A case is a sequence under a series of generations. A round has several hundred, which share the flips.
+//! `BULKHEAD_SEED` repeats a run, `BULKHEAD_CASES` says how many cases there are to be instead of how long.
+
+mod packets;
+mod reference;
+
+use std::{
+    env,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use datapath::Reason;
+use proptest::{
+    strategy::{Strategy as _, ValueTree as _},
+    test_runner::{RngAlgorithm, TestRng},
+};
+
+use self::{
+    packets::Packet,
+    reference::{Reference, World},
+};
+use super::*;
+
+/// For how long cases are tried where their number is not given.
+const TIME: Duration = Duration::from_secs(20);
+/// Sequences of a round: fewer than the smallest flow tables hold.
+const SEQUENCES: u16 = 300;
+/// Generations of a round.
+const GENERATIONS: usize = 3;
+/// Packets of a sequence under each of them, at most.
+const PACKETS: usize = 4;
+
+/// Xorshift (Marsaglia, 2003).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) as usize % bound
+    }
+}
+
+fn seed() -> u64 {
+    match env::var("BULKHEAD_SEED") {
+        Ok(seed) => seed.parse().expect("BULKHEAD_SEED is a number"),
+        Err(_) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            u64::from(now.subsec_nanos()) + 1
+        }
+    }
+}
+
+/// The programs in the kernel, and the same in memory.
+struct Both {
+    enforcer: Enforcer,
+    applied: u64,
+    tables: MemoryTables,
+    observed: Observed,
+}
+
+impl Both {
+    fn flip(&mut self, policy: &HostPolicy) {
+        self.applied += 1;
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&self.applied.to_ne_bytes());
+        let local = LocalTiers::default();
+        self.enforcer.apply(policy, digest, &local, DAWN).unwrap();
+        let merged = local.merge(policy);
+        let classes = policy::classify(&merged).unwrap();
+        let operations = plan(&self.observed, &lower(&merged, &classes), &stamp()).unwrap();
+        for operation in &operations {
+            memory::execute(&mut self.tables, operation);
+        }
+        self.observed = self.observed.clone().after(&operations);
+    }
+
+    fn forget(&mut self) {
+        self.enforcer.programs.forget_flows().unwrap();
+        self.tables.ipv4.flows.borrow_mut().clear();
+        self.tables.ipv6.flows.borrow_mut().clear();
+        self.tables.ipv4.fragments.borrow_mut().clear();
+        self.tables.ipv6.fragments.borrow_mut().clear();
+    }
+
+    /// Packets under a reason, in the kernel and in memory.
+    fn packets(&self, reason: Reason) -> [u64; 2] {
+        let reasons = self.enforcer.maps.reasons().unwrap();
+        let in_kernel = reasons.iter().find(|(other, _)| *other == reason).unwrap();
+        [in_kernel.1.packets, self.tables.packets(reason)]
+    }
+}
+
+fn stamp() -> Stamp {
+    Stamp {
+        revision: 1,
+        digest: [0; 32],
+        local: 0,
+        report_interval: REPORT_INTERVAL,
+        other_ether_types: 0,
+        timeouts: Timeouts::DEFAULT,
+        limits: EventLimits::DEFAULT,
+        learn: false,
+    }
+}
+
+#[test]
+fn evaluation_the_datapath_in_memory_and_the_kernel_agree_on_sequences_of_packets() {
+    let seed = seed();
+    let cases: Option<u64> = env::var("BULKHEAD_CASES")
+        .ok()
+        .map(|cases| cases.parse().expect("BULKHEAD_CASES is a number"));
+    println!("BULKHEAD_SEED={seed}");
+    let mut random = Random(seed);
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_ne_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let bpffs = Bpffs::new();
+    let mut both = Both {
+        enforcer: bpffs.enforcer(),
+        applied: 0,
+        tables: MemoryTables::default(),
+        observed: Observed::default(),
+    };
+    let (mut done, mut judged) = (0, HashMap::<_, u64>::new());
+    let started = Instant::now();
+    while cases.map_or(started.elapsed() < TIME, |cases| done < cases) {
+        done += round(&mut random, &mut runner, &mut both, &mut judged);
+    }
+    println!("{done} cases in {:?}: {judged:?}", started.elapsed());
+    for outcome in [
+        Ok(Reason::Allowed),
+        Err(Reason::Policy),
+        Err(Reason::Revoked),
+        Err(Reason::FragmentOrphan),
+    ] {
+        let count = judged.get(&outcome).copied().unwrap_or_default();
+        assert!(count > 10, "{count} packets of {outcome:?}");
+    }
+}
+
+/// Plays some hundred sequences on one host; how many.
+fn round(
+    random: &mut Random,
+    runner: &mut TestRunner,
+    both: &mut Both,
+    judged: &mut HashMap<Result<Reason, Reason>, u64>,
+) -> u64 {
+    let scenario = scenario().new_tree(runner).unwrap().current();
+    let mut worlds = vec![World::of(&scenario)];
+    for _ in 1..GENERATIONS {
+        let files = policy::testing::scenario()
+            .new_tree(runner)
+            .unwrap()
+            .current();
+        worlds.push(World::of(&Scenario {
+            inventory: scenario.inventory.clone(),
+            ..files
+        }));
+    }
+    let hosts: Vec<_> = (0..scenario.inventory.hosts.len())
+        .filter(|host| !scenario.inventory.hosts[*host].addresses.is_empty())
+        .collect();
+    if hosts.is_empty() {
+        return 0;
+    }
+    let host = hosts[random.below(hosts.len())];
+    let addresses = &scenario.inventory.hosts[host].addresses;
+    let flows: Vec<_> = scenario
+        .flows
+        .iter()
+        .filter(|flow| addresses.contains(&flow.source) || addresses.contains(&flow.destination))
+        .flat_map(|flow| [*flow, packets::ping(flow)])
+        .filter(packets::has_sequences)
+        .collect();
+    if flows.is_empty() {
+        return 0;
+    }
+    let mut sequences: Vec<_> = (0..SEQUENCES)
+        .map(|number| {
+            let flow = flows[random.below(flows.len())];
+            let inward = addresses.contains(&flow.destination);
+            Reference::new(flow, inward, 40_000 + number)
+        })
+        .collect();
+    both.forget();
+    for world in &worlds {
+        both.flip(&world.policies[host]);
+        let mut expected = HashMap::<Reason, u64>::new();
+        let reasons = [Reason::Policy, Reason::Revoked, Reason::FragmentOrphan];
+        let before = reasons.map(|reason| both.packets(reason));
+        for _ in 0..PACKETS {
+            for sequence in &mut sequences {
+                let packet = Packet::random(&sequence.flow, |bound| random.below(bound));
+                for (frame, direction, outcome) in sequence.next(world, packet) {
+                    let verdict = match outcome {
+                        Ok(_) => Verdict::Pass,
+                        Err(reason) => {
+                            *expected.entry(reason).or_default() += 1;
+                            Verdict::Drop
+                        }
+                    };
+                    let in_memory = decide(frame.as_slice(), direction, &both.tables, 1);
+                    let in_kernel = both.enforcer.programs.test_run(direction, &frame).unwrap();
+                    assert_eq!(
+                        (in_memory, in_kernel),
+                        (verdict, verdict),
+                        "in memory and in the kernel, {outcome:?}: {packet:?} of {sequence:?}"
+                    );
+                    *judged.entry(outcome).or_default() += 1;
+                }
+            }
+        }
+        for (reason, before) in reasons.into_iter().zip(before) {
+            let after = both.packets(reason);
+            let expected = expected.get(&reason).copied().unwrap_or_default();
+            let counted = [after[0] - before[0], after[1] - before[1]];
+            assert_eq!(
+                counted, [expected; 2],
+                "{reason:?}, in the kernel and in memory"
+            );
+        }
+    }
+    u64::from(SEQUENCES)
+}
