@@ -83,6 +83,7 @@ const TO_BENCH: &[Package] = &[
 const TO_TEST: &[Package] = &[
     package("systemd", Probe::Program("systemd-analyze")),
     package("nmap", Probe::Program("nmap")),
+    package("hping3", Probe::Program("hping3")),
     package("qemu-system-x86", Probe::Program("qemu-system-x86_64")),
     package("busybox-static", Probe::Program("busybox")),
     package("binutils", Probe::Program("strip")),

@@ -23,5 +23,6 @@ mod policies;
 mod quarantine_leaves_the_host_its_address;
 mod quarantine_outranks_everything;
 mod revoked_means_cut;
+mod scanners_see_what_policy_allows;
 mod the_demo_keeps_its_word;
 mod what_no_policy_allows_is_denied;
