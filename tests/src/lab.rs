@@ -241,6 +241,27 @@ impl Lab {
         })
     }
 
+    /// Makes the way to a host narrow, behind the first router: what is larger than these bytes does not fit.
+    ///
+    /// # Errors
+    /// When there is no such host, or the router refuses.
+    pub fn narrow(&self, host: &str, bytes: u16) -> Result<()> {
+        let place = self.places.iter().find(|place| place.name == host);
+        let place = place.with_context(|| format!("this lab has no host {host}"))?;
+        self.network.narrow(place, bytes)
+    }
+
+    /// The router as a host sees it.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn gateway(&self, host: &str, family: Family) -> Result<IpAddr> {
+        let place = self.places.iter().find(|place| place.name == host);
+        Ok(place
+            .with_context(|| format!("this lab has no host {host}"))?
+            .gateway(family))
+    }
+
     /// A host's namespace.
     ///
     /// # Errors

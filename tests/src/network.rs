@@ -75,6 +75,12 @@ impl Place {
         address(self.subnet, self.number, family)
     }
 
+    /// The router's address in its subnet.
+    #[must_use]
+    pub fn gateway(&self, family: Family) -> IpAddr {
+        address(self.subnet, ROUTER, family)
+    }
+
     /// The subnet, with its prefix length.
     #[must_use]
     pub fn subnet(&self, family: Family) -> String {
@@ -205,6 +211,19 @@ impl Network {
         }
         for Place { name, subnet, .. } in places {
             writeln!(lines, "link set {name} master subnet{subnet} up")?;
+        }
+        ip::batch(Some(self.router.name()), &lines)
+    }
+
+    /// Lets the router send a host no packets larger than these bytes.
+    pub(crate) fn narrow(&self, place: &Place, bytes: u16) -> Result<()> {
+        let mut lines = String::new();
+        for (family, all) in Family::ALL.into_iter().zip([32, 128]) {
+            let (address, subnet) = (place.address(family), place.subnet);
+            writeln!(
+                lines,
+                "route replace {address}/{all} dev subnet{subnet} mtu lock {bytes}"
+            )?;
         }
         ip::batch(Some(self.router.name()), &lines)
     }

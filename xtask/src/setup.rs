@@ -84,6 +84,7 @@ const TO_TEST: &[Package] = &[
     package("systemd", Probe::Program("systemd-analyze")),
     package("nmap", Probe::Program("nmap")),
     package("hping3", Probe::Program("hping3")),
+    package("traceroute", Probe::Program("traceroute")),
     package("qemu-system-x86", Probe::Program("qemu-system-x86_64")),
     package("busybox-static", Probe::Program("busybox")),
     package("binutils", Probe::Program("strip")),

@@ -48,6 +48,17 @@ impl Lab {
             .list(&["denials", "--limit", "100000", "--host", host])
     }
 
+    /// Packets that a host's datapath has counted under a reason.
+    ///
+    /// # Errors
+    /// When its agent does not tell.
+    pub fn counted(&mut self, host: &str, reason: &str) -> Result<u64> {
+        let status = self.agent(host)?.once("status")?.fine()?.stdout;
+        let mut lines = status.lines();
+        let count = lines.find_map(|line| line.trim().strip_prefix(reason)?.trim().parse().ok());
+        Ok(count.unwrap_or_default())
+    }
+
     /// Waits for a denial like this from a host, and gives the first.
     ///
     /// # Errors

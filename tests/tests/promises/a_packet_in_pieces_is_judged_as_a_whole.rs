@@ -26,14 +26,6 @@ const SILENCE: Duration = Duration::from_secs(1);
 const BODY: &str = "appliesTo: app, egress: [], \
                     ingress: [{ from: [web], allow: [tcp/8080, udp/5353, icmp/8, icmpv6/128] }]";
 
-/// How many packets a host has counted under a reason.
-fn counted(lab: &mut Lab, host: &str, reason: &str) -> Result<u64> {
-    let status = lab.agent(host)?.once("status")?.fine()?.stdout;
-    let mut lines = status.lines();
-    let count = lines.find_map(|line| line.trim().strip_prefix(reason)?.trim().parse().ok());
-    Ok(count.unwrap_or_default())
-}
-
 /// Sends a datagram to a port of app-1 and gives how much comes back.
 fn ask(lab: &Lab, port: u16, family: Family) -> Result<Option<usize>> {
     let to = SocketAddr::new(lab.address("app-1", family)?, port);
@@ -74,7 +66,7 @@ fn large_datagrams_and_pings_pass_where_small_ones_do_and_nowhere_else() -> Resu
         let servers = lab.servers("app-1")?;
         ensure!(servers.arrivals(Udp(5353)) == 2 && servers.arrivals(Udp(5354)) == 0);
         // Of each datagram two more fragments than the first, and of each ping.
-        let orphans = counted(lab, "app-1", "fragment-orphan")?;
+        let orphans = lab.counted("app-1", "fragment-orphan")?;
         ensure!(orphans == 2 * (2 + 3 * 2), "{orphans} orphans");
         Ok(())
     })
@@ -99,7 +91,7 @@ fn a_scan_in_fragments_finds_nothing_and_is_counted() -> Result<()> {
             );
         }
         ensure!(
-            counted(lab, "web-1", "fragment-small")? + counted(lab, "app-1", "fragment-small")? > 0
+            lab.counted("web-1", "fragment-small")? + lab.counted("app-1", "fragment-small")? > 0
         );
         Ok(())
     })
@@ -189,14 +181,14 @@ fn an_overlap_that_would_rewrite_the_ports_and_an_orphan_go_nowhere() -> Result<
             let [first, rest] = segment(lab, family, 8081, 4, 24)?;
             send(lab, family, &[first, rest])?;
             wait_until("the packets to be counted", LONG, || {
-                let policy = counted(lab, "app-1", "policy")?;
-                Ok(policy == number && counted(lab, "app-1", "fragment-orphan")? == 2 * number)
+                let policy = lab.counted("app-1", "policy")?;
+                Ok(policy == number && lab.counted("app-1", "fragment-orphan")? == 2 * number)
             })?;
             ensure!(
-                counted(lab, "app-1", "fragment-overlap")? == number,
+                lab.counted("app-1", "fragment-overlap")? == number,
                 "{family}"
             );
-            ensure!(counted(lab, "app-1", "fragment-small")? == 0, "{family}");
+            ensure!(lab.counted("app-1", "fragment-small")? == 0, "{family}");
         }
         Ok(())
     })
