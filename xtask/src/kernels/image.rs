@@ -69,9 +69,13 @@ pub fn make(kernel: &Kernel, files: &Files, programs: &Programs) -> Result<PathB
     copy_program(&find("busybox")?, &tree.join("bin/busybox"), &tree)?;
     copy_modules(files, &tree.join("modules"))?;
     copy(&root().join("tests/kernels/init"), &tree.join("init"))?;
-    // Where the operator of the test's laboratory works.
+    // The operator of the test's laboratory works in it: the machine makes it.
     let workspace = root().join("tests");
-    make_directory(&inside(&tree, &workspace))?;
+    fs::write(
+        tree.join("workspace"),
+        workspace.as_os_str().as_encoded_bytes(),
+    )
+    .context("writing where the workspace is")?;
     pack(&tree, &work.join("initramfs"))
 }
 
