@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use datapath::{Direction, Verdict};
+use datapath::{Direction, Verdict, layout::WORLD};
 use policy::{HostPolicy, Revision, Timestamp, classify::TooLarge};
 
 use self::inspection::counters_of;
@@ -162,8 +162,8 @@ impl Enforcer {
     /// ended by `now`, by one flip. When it is already, nothing is written.
     ///
     /// # Errors
-    /// The flip was not made: nothing changed for any packet. What fails after the flip is logged;
-    /// the next plan cleans up.
+    /// The flip was not made: nothing changed for any packet, but that one address may be treated as it was to be
+    /// where that was the whole change. What fails after the flip is logged; the next plan cleans up.
     pub fn apply(
         &mut self,
         policy: &HostPolicy,
@@ -226,14 +226,19 @@ impl Enforcer {
         {
             let merged = Self::merged(policy, local, now);
             self.rule_book.insert(settings.generation, &merged);
-            self.applied = Some(Applied::new(policy, &merged));
             return Ok(live_of(settings));
         }
         if let Some(settings) = &settings
             && settings.local == stamp.local
-            && let Some(live) = self.apply_address(policy, settings, &stamp)?
         {
-            return Ok(live);
+            match self.apply_address(policy, settings, &stamp) {
+                Ok(Some(live)) => return Ok(live),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(
+                    error = with_causes(&error),
+                    "an address could not be changed by itself: all tables are written anew"
+                ),
+            }
         }
         let merged = Self::merged(policy, local, now);
         let classes = policy::classify(&merged)?;
@@ -243,7 +248,10 @@ impl Enforcer {
         };
         let operations = plan(&observed, &lower(&merged, &classes), &stamp)?;
         let next = crate::plan::following(observed.generation);
+        let numbers = |of: &Observed| of.peers.values().max().copied().unwrap_or(WORLD);
+        let highest = numbers(&observed);
         let after = observed.after(&operations);
+        let unused = highest.max(numbers(&after)) + 1;
         // Before the flip: the first packet that the new tables deny may be reported at once.
         self.rule_book.insert(next, &merged);
         // Unknown until all is done: half a plan may stand in the idle tables.
@@ -275,7 +283,7 @@ impl Enforcer {
             "policy applied"
         );
         self.observed = clean.then_some(after);
-        self.applied = Some(Applied::new(policy, &merged));
+        self.applied = Some(Applied::new(policy, &merged, unused));
         Ok(Live {
             generation: next,
             revision: policy.revision,

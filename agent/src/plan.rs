@@ -19,7 +19,7 @@ use ipnet::IpNet;
 
 use crate::lower::Tables;
 
-pub use self::address::{AddressChange, change_address};
+pub use self::address::{AddressChange, NO_DIGEST, change_address};
 
 // What the controller lets through fits; see `policy::limits`.
 const _: () = {
@@ -193,16 +193,9 @@ pub fn plan(
     fits("matrix cells", desired.matrix.len(), MAX_CELLS as usize)?;
     let live = observed.generation;
     let next = following(live);
-    let mut operations = Vec::new();
-    // A packet may still hold the number of a peer that the plan before has removed, and that this one
-    // gives to another prefix.
-    if desired
-        .peers
-        .keys()
-        .any(|prefix| !observed.peers.contains_key(prefix))
-    {
-        operations.push(Operation::Settle);
-    }
+    // A packet may still read the slot that was live until a moment ago, and is filled now; and it may hold
+    // the number of a peer that the plan before has removed, and that this one gives to another prefix.
+    let mut operations = vec![Operation::Settle];
 
     let mut numbers = Numbers::new(observed);
     let mut peers = BTreeMap::new();

@@ -85,6 +85,10 @@ const TO_TEST: &[Package] = &[
     package("nmap", Probe::Program("nmap")),
     package("hping3", Probe::Program("hping3")),
     package("traceroute", Probe::Program("traceroute")),
+    package(
+        "python3-scapy",
+        Probe::Runs(&[PYTHON, "-c", "import scapy.all"]),
+    ),
     package("qemu-system-x86", Probe::Program("qemu-system-x86_64")),
     package("busybox-static", Probe::Program("busybox")),
     package("binutils", Probe::Program("strip")),

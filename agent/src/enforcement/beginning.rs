@@ -12,11 +12,15 @@ use super::{Applied, EnforcementTask, Source, log_disk_trouble};
 use crate::{
     enforcer::EnforceError,
     error::with_causes,
+    plan::NO_DIGEST,
     state::{
         policy_store::{EncodedPolicy, PolicyStore, Recovered},
         rolled_back::RolledBack,
     },
 };
+
+/// The digest of tables that are of no policy.
+const BETWEEN_POLICIES: Sha256Digest = NO_DIGEST;
 
 /// What a host enforces that has never had a policy: everything is allowed, and says so.
 #[must_use]
@@ -79,7 +83,11 @@ pub(super) fn choose(
     let closed = EncodedPolicy::encode(closed_policy());
     let was_closed = live == Some(closed.digest());
     // A policy of the agent's own says nothing of what the host was given.
-    let given = live.filter(|live| ![bootstrap.digest(), closed.digest()].contains(live));
+    let given =
+        live.filter(|live| ![bootstrap.digest(), closed.digest(), BETWEEN_POLICIES].contains(live));
+    // An agent that died while it changed one address leaves tables that the last good policy takes the
+    // place of, and no other of the agent's own.
+    let stays = given.is_some() || live == Some(BETWEEN_POLICIES);
     match store.recover(given) {
         Ok(Recovered::Trial(policy, good)) => {
             let before = match good {
@@ -94,13 +102,14 @@ pub(super) fn choose(
                 );
                 return vec![before, (closed, Source::Own)].into();
             }
-            let policies = match given {
-                Some(_) => vec![(policy, Source::Trial)],
-                None => vec![
+            let policies = if stays {
+                vec![(policy, Source::Trial)]
+            } else {
+                vec![
                     (policy, Source::Trial),
                     before.clone(),
                     (closed, Source::Own),
-                ],
+                ]
             };
             Beginning {
                 policies,
@@ -108,9 +117,9 @@ pub(super) fn choose(
             }
         }
         // The kernel enforces it: there is nothing to fall back to.
-        Ok(Recovered::Good(policy)) if given.is_some() => vec![(policy, Source::Disk)].into(),
+        Ok(Recovered::Good(policy)) if stays => vec![(policy, Source::Disk)].into(),
         Ok(Recovered::Good(policy)) => vec![(policy, Source::Disk), (closed, Source::Own)].into(),
-        Ok(Recovered::Nothing) if given.is_some() => {
+        Ok(Recovered::Nothing) if stays => {
             warn!(
                 "what the kernel enforces stays; its policy is not on disk, so the controller has to send it"
             );
@@ -125,6 +134,7 @@ pub(super) fn choose(
             // As if it came now: it is not the good one before the kernel enforces it.
             let candidate = (policy, Source::Controller);
             match damage {
+                _ if stays => vec![candidate],
                 None if was_closed => vec![candidate, (closed, Source::Own)],
                 None => vec![candidate, (bootstrap, Source::Own)],
                 Some(damage) => {
@@ -137,7 +147,7 @@ pub(super) fn choose(
             }
             .into()
         }
-        Err(damage) if given.is_some() => {
+        Err(damage) if stays => {
             error!(
                 error = %with_causes(&damage),
                 "the last good policy cannot be used; what the kernel enforces stays until the controller sends the policy"

@@ -7,7 +7,7 @@ use policy::{HostPolicy, PeerMatch};
 
 use crate::{
     enforcer::{EnforceError, Enforcer, Live},
-    plan::{AddressChange, Stamp, change_address},
+    plan::{AddressChange, Operation, Stamp, change_address},
 };
 
 /// What was applied last.
@@ -15,11 +15,18 @@ pub(super) struct Applied {
     policy: HostPolicy,
     /// Addresses that rules name by themselves; their classes are not those of their identities.
     named: HashSet<IpAddr>,
+    /// Peer numbers from this one on have not been used since the last whole plan settled.
+    unused: u32,
+    /// Addresses that went since: their numbers are kept.
+    gone: usize,
 }
 
+/// Addresses that may go before a whole plan clears their numbers away.
+const MAX_GONE: usize = 1024;
+
 impl Applied {
-    /// `merged` has the host's own rules too.
-    pub fn new(policy: &HostPolicy, merged: &HostPolicy) -> Self {
+    /// `merged` has the host's own rules too; `unused` is above all peer numbers from before and after.
+    pub fn new(policy: &HostPolicy, merged: &HostPolicy, unused: u32) -> Self {
         let subnets = merged.rules.iter().flat_map(|rule| match &rule.peers {
             PeerMatch::Any => &[][..],
             PeerMatch::Of { subnets, .. } => subnets,
@@ -32,11 +39,16 @@ impl Applied {
         Self {
             policy: policy.clone(),
             named,
+            unused,
+            gone: 0,
         }
     }
 
     /// How a policy differs, if it does so by one address that came or went.
     fn change(&self, policy: &HostPolicy) -> Option<AddressChange> {
+        if self.gone >= MAX_GONE {
+            return None;
+        }
         let (before, after) = (&self.policy.addresses, &policy.addresses);
         let change = match after.len().checked_sub(before.len()) {
             Some(1) => {
@@ -85,6 +97,9 @@ fn only_in<'a>(
 impl Enforcer {
     /// Makes a policy live that differs by one address from the one that was applied last; `settings`
     /// are the live ones, which the same rules of the host went into. None: it differs by more.
+    ///
+    /// # Errors
+    /// [`EnforceError::Kernel`]: the tables are between the two policies, and it takes a whole plan.
     pub(super) fn apply_address(
         &mut self,
         policy: &HostPolicy,
@@ -96,7 +111,7 @@ impl Enforcer {
         };
         let operations = applied
             .change(policy)
-            .and_then(|change| change_address(observed, change, settings, stamp));
+            .and_then(|change| change_address(observed, change, settings, stamp, applied.unused));
         let Some(operations) = operations else {
             return Ok(None);
         };
@@ -116,6 +131,11 @@ impl Enforcer {
             generation = observed.generation,
             "policy applied: one address changed"
         );
+        if policy.addresses.len() < applied.policy.addresses.len() {
+            applied.gone += 1;
+        }
+        let inserts = |operation: &Operation| matches!(operation, Operation::InsertPeer { .. });
+        applied.unused += u32::from(operations.iter().any(inserts));
         applied.policy.addresses.clone_from(&policy.addresses);
         applied.policy.revision = policy.revision;
         let live = Live {

@@ -1,11 +1,13 @@
 //! One address that comes or goes, in the tables as they are: a class is written, not all of them.
 //!
 //! The tables stay where they are and get the next number but one, which is of the same slot. So every
-//! flow is judged again, and what the change revokes is cut.
+//! flow is judged again, and what the change revokes is cut. New flows are judged by the change from its first
+//! write on: while it is made, the tables carry the digest of no policy, so that an agent that dies in between
+//! does not take them for those of the policy before.
 
 use std::net::IpAddr;
 
-use datapath::layout::{Settings, WORLD};
+use datapath::layout::{MAX_PEERS, Settings, WORLD};
 use ipnet::IpNet;
 
 use crate::plan::{Observed, Operation, Stamp, enclosing};
@@ -27,17 +29,22 @@ pub enum AddressChange {
     },
 }
 
+/// The digest of tables between two policies.
+pub const NO_DIGEST: [u8; 32] = [0; 32];
+
 /// The way to tables with one address more or less. `settings` are the live ones. No rule may name either
 /// address by itself. None: it takes a whole plan.
 ///
-/// One that goes keeps its number, with the class of what is around it, until the next whole plan.
-/// So no number changes its prefix, and nothing needs to settle.
+/// One that goes keeps its number, with the class of what is around it, until the next whole plan. One that
+/// comes gets `unused`, a number that no prefix has had since the last whole plan settled. So nothing needs
+/// to settle.
 #[must_use]
 pub fn change_address(
     observed: &Observed,
     change: AddressChange,
     settings: &Settings,
     stamp: &Stamp,
+    unused: u32,
 ) -> Option<Vec<Operation>> {
     let generation = observed.generation.checked_add(2)?;
     let around = |address: IpAddr| {
@@ -55,7 +62,10 @@ pub fn change_address(
         AddressChange::Goes { address } => (address, observed.classes.get(&around(address))?),
     };
     let prefix = IpNet::from(address);
-    let mut operations = Vec::with_capacity(4);
+    let mut operations = vec![Operation::WriteSettings(Settings {
+        digest: NO_DIGEST,
+        ..*settings
+    })];
     let set = |peer| Operation::SetPeerClass {
         generation,
         peer,
@@ -64,19 +74,18 @@ pub fn change_address(
     match observed.peers.get(&prefix) {
         Some(number) => operations.push(set(*number)),
         None => {
-            let number = observed.peers.values().max().copied().unwrap_or(WORLD) + 1;
-            if number >= datapath::layout::MAX_PEERS {
+            // Room for all of another policy beside them, as a whole plan needs it.
+            if unused >= MAX_PEERS || observed.peers.len() >= policy::limits::MAX_PEERS {
                 return None;
             }
-            operations.push(set(number));
+            operations.push(set(unused));
             operations.push(Operation::InsertPeer {
                 prefix,
-                peer: number,
+                peer: unused,
             });
         }
     }
     operations.push(Operation::Flip { generation });
-    // After the flip: an agent that dies in between finds a policy that is not this one, and applies it.
     operations.push(Operation::WriteSettings(Settings {
         revision: stamp.revision,
         generation,

@@ -1,7 +1,7 @@
 //! The first look at a packet, which is all that most of them need.
 
 use crate::{
-    decide::{Judge, decision::Outcome},
+    decide::{Judge, decision::Outcome, opens},
     headers::{Headers, UNTAGGED, Usual, tcp_flag},
     layout::flow_state,
     packet::Packet,
@@ -14,6 +14,8 @@ use crate::{
 pub(super) enum Glance {
     /// It is of an established flow, of which nothing changes: it passes.
     GoesOn,
+    /// It is like one that was denied and reported a moment ago: it is dropped, and counted.
+    DeniedStill,
     /// Its headers are read. Its flow is in the table, and something about it changes.
     Flow,
     /// Its headers are read. Its flow is not in the table.
@@ -37,18 +39,21 @@ impl<T: Tables> Judge<'_, T> {
         } else {
             Glance::Nothing
         };
-        if glance == Glance::GoesOn {
-            return Ok(Reason::Allowed);
-        }
-        if glance == Glance::Nothing {
-            *headers = Headers::UNREAD;
-            A::read(packet, at, false, headers)?;
+        match glance {
+            Glance::GoesOn => return Ok(Reason::Allowed),
+            Glance::DeniedStill => return Err(Reason::Policy),
+            Glance::Nothing => {
+                *headers = Headers::UNREAD;
+                A::read(packet, at, false, headers)?;
+            }
+            Glance::Flow | Glance::NoFlow => {}
         }
         self.network(packet, headers, glance)
     }
 
     /// Most packets are of a flow that this generation has judged, and change nothing about it: what
-    /// [`known`](Self::known) would find of them is found here with less.
+    /// [`known`](Self::known) would find of them is found here with less. So are those of a peer that
+    /// keeps trying what it may not.
     #[inline(never)]
     fn glance<A: Usual, P: Packet + ?Sized>(&self, packet: &P, room: &mut Headers<A>) -> Glance
     where
@@ -63,6 +68,9 @@ impl<T: Tables> Judge<'_, T> {
         };
         let key = headers.flow_key(self.direction);
         let Some(flow) = self.tables.flow(&key) else {
+            if opens(&headers) && self.denies_still(&key) {
+                return Glance::DeniedStill;
+            }
             *room = headers;
             return Glance::NoFlow;
         };

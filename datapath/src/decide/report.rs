@@ -106,6 +106,40 @@ impl<T: Tables> Judge<'_, T> {
         }
     }
 
+    /// Whether a packet that would open a flow is like one that this generation has denied, and is not to be
+    /// reported yet: then it is counted and summed.
+    #[inline(always)]
+    pub(super) fn denies_still<A: Address>(&self, key: &FlowKey<A>) -> bool
+    where
+        T: FamilyTables<A>,
+    {
+        let Some(denied) = self.tables.denied(key) else {
+            return false;
+        };
+        let record = denied.record.get();
+        let Some((ruling, _)) = record.ruling(self.generation, self.direction) else {
+            return false;
+        };
+        let sums = self.sums(&denied);
+        if sums {
+            let rule = ruling.rule();
+            self.tables.count_rule(self.generation, rule, self.bytes);
+        }
+        sums
+    }
+
+    /// Adds a packet to the sum of its flow, unless it is time to report that.
+    #[inline(always)]
+    fn sums(&self, denied: &DeniedFlow) -> bool {
+        let settings = self.tables.settings(self.generation);
+        let interval = settings.map_or(SECOND, |settings| settings.report_interval);
+        let is_fresh = self.now.saturating_sub(denied.reported.get()) < interval;
+        if is_fresh {
+            denied.packets.set(denied.packets.get() + 1);
+        }
+        is_fresh
+    }
+
     /// One packet, if it may be reported.
     #[inline(always)]
     fn one<A: Address>(&self, key: &FlowKey<A>, rule: u32) -> Option<u64> {
@@ -130,18 +164,13 @@ impl<T: Tables> Judge<'_, T> {
             return may.then_some(1);
         };
         denied.record.set(record);
-        let interval = self
-            .tables
-            .settings(self.generation)
-            .map_or(SECOND, |s| s.report_interval);
-        let packets = denied.packets.get() + 1;
-        if self.now.saturating_sub(denied.reported.get()) < interval {
-            denied.packets.set(packets);
+        if self.sums(&denied) {
             return None;
         }
         // Once an interval, whether it may or not: what is lost is one event.
         denied.reported.set(self.now);
         let may = self.may_report(key, rule);
+        let packets = denied.packets.get() + 1;
         denied.packets.set(if may { 0 } else { packets });
         may.then_some(packets)
     }

@@ -12,6 +12,7 @@ mod a_policy_that_costs_the_controller_is_rolled_back;
 mod an_exception_ends_on_time;
 mod an_invalid_policy_never_replaces_a_valid_one;
 mod every_denial_names_its_rule;
+mod forgers_gain_nothing;
 mod installing_the_agent_cuts_only_what_policy_denies;
 mod losing_the_agent_changes_nothing;
 mod losing_the_controller_changes_nothing;

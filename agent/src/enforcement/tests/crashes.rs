@@ -19,6 +19,8 @@ use crate::{
     kernel::testing::in_own_namespace,
 };
 
+mod one_address;
+
 /// Steps of one kind in a row of which one is looked at.
 const STRIDE: usize = 257;
 
@@ -68,6 +70,24 @@ impl Machine {
 
     /// Runs an operation with packets at its steps, and fails this one, if it is taken.
     fn watch<T>(&self, fails: Option<Point>, operation: impl FnOnce() -> T) -> (T, Steps) {
+        self.watch_with(move |point| fails == Some(point), operation)
+    }
+
+    /// Runs an operation with packets at its steps, and fails from this one on: the agent is dead.
+    fn watch_dying<T>(&self, dies: Point, operation: impl FnOnce() -> T) -> T {
+        let mut is_dead = false;
+        let fails = move |point| {
+            is_dead |= point == dies;
+            is_dead
+        };
+        self.watch_with(fails, operation).0
+    }
+
+    fn watch_with<T>(
+        &self,
+        mut fails: impl FnMut(Point) -> bool + 'static,
+        operation: impl FnOnce() -> T,
+    ) -> (T, Steps) {
         let steps = Steps::default();
         let (wire, seen) = (Rc::clone(&self.wire), Rc::clone(&steps));
         let watch = move |doing| {
@@ -78,11 +98,10 @@ impl Machine {
             }
             let before = seen.iter().filter(|step| **step == doing).count();
             seen.push(doing);
-            match fails {
-                Some(fails) if fails == (doing, before) => {
-                    Err(io::Error::from(io::ErrorKind::StorageFull))
-                }
-                _ => Ok(()),
+            if fails((doing, before)) {
+                Err(io::Error::from(io::ErrorKind::StorageFull))
+            } else {
+                Ok(())
             }
         };
         (fail::run(watch, operation), steps)
