@@ -23,6 +23,7 @@ use crate::{
     kernel::{self, Attachment, Census, Events, Hooking, KernelError, Maps, Programs},
     local_tiers::LocalTiers,
     lower::{TABLES_VERSION, lower},
+    memory,
     plan::{NoRoom, Observed, Operation, Stamp, plan, runs},
     rule_book::RuleBook,
 };
@@ -241,19 +242,32 @@ impl Enforcer {
             }
         }
         let merged = Self::merged(policy, local, now);
-        let classes = policy::classify(&merged)?;
+        let live = self.write_anew(policy, &merged, &stamp)?;
+        drop(merged);
+        memory::give_back();
+        Ok(live)
+    }
+
+    /// Makes tables and flips to them.
+    fn write_anew(
+        &mut self,
+        policy: &HostPolicy,
+        merged: &HostPolicy,
+        stamp: &Stamp,
+    ) -> Result<Live, EnforceError> {
+        let classes = policy::classify(merged)?;
         let observed = match &self.observed {
             Some(observed) => observed.clone(),
             None => self.observe()?,
         };
-        let operations = plan(&observed, &lower(&merged, &classes), &stamp)?;
+        let operations = plan(&observed, &lower(merged, &classes), stamp)?;
         let next = crate::plan::following(observed.generation);
         let numbers = |of: &Observed| of.peers.values().max().copied().unwrap_or(WORLD);
         let highest = numbers(&observed);
         let after = observed.after(&operations);
         let unused = highest.max(numbers(&after)) + 1;
         // Before the flip: the first packet that the new tables deny may be reported at once.
-        self.rule_book.insert(next, &merged);
+        self.rule_book.insert(next, merged);
         // Unknown until all is done: half a plan may stand in the idle tables.
         self.observed = None;
         self.applied = None;
@@ -283,11 +297,11 @@ impl Enforcer {
             "policy applied"
         );
         self.observed = clean.then_some(after);
-        self.applied = Some(Applied::new(policy, &merged, unused));
+        self.applied = Some(Applied::new(policy, merged, unused));
         Ok(Live {
             generation: next,
             revision: policy.revision,
-            digest,
+            digest: stamp.digest,
         })
     }
 

@@ -9,6 +9,7 @@ use datapath::{
     headers::protocol,
     layout::{Opener, flow_state},
 };
+use policy::service::literal::protocol_word;
 use serde::Serialize;
 
 use crate::{
@@ -124,21 +125,13 @@ impl FlowLine {
             (IpAddr::V6(address), Some(port)) => format!("[{address}]:{port}"),
         };
         let traffic = |packets: u64, bytes: u64| format!("{packets} ({bytes} B)");
-        let name = match self.protocol {
-            protocol::ICMP => "icmp".to_owned(),
-            protocol::TCP => "tcp".to_owned(),
-            protocol::UDP => "udp".to_owned(),
-            protocol::ICMPV6 => "icmpv6".to_owned(),
-            protocol::SCTP => "sctp".to_owned(),
-            number => number.to_string(),
-        };
         let idle = if self.expired {
             format!("{} s, expired", self.idle_seconds)
         } else {
             format!("{} s", self.idle_seconds)
         };
         [
-            name,
+            protocol_word(self.protocol),
             end(self.remote_address, self.remote_port),
             end(self.local_address, self.local_port),
             self.state.to_owned(),

@@ -20,6 +20,7 @@ mod interfaces;
 mod kernel;
 pub mod local_tiers;
 mod lower;
+mod memory;
 mod plan;
 mod renewal;
 mod rule_book;

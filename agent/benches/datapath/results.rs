@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use anyhow::{Context as _, Result};
-
 use crate::traffic::Kind;
 
 /// What judges the packets, and by how many rules.
@@ -117,6 +115,9 @@ impl Measure {
                 firewall,
                 Firewall::Empty | Firewall::Limit | Firewall::Bulkhead(_)
             ),
+            Self::Asked("apply") => {
+                matches!(firewall, Firewall::Nftables(_) | Firewall::Bulkhead(_))
+            }
             Self::Asked(_) => matches!(firewall, Firewall::Bulkhead(_)),
             _ => true,
         }
@@ -177,7 +178,7 @@ impl Results {
         self.added_by_all(measure, &[one], &[other])
     }
 
-    fn added_by_all(
+    pub fn added_by_all(
         &self,
         measure: Measure,
         ones: &[Firewall],
@@ -193,7 +194,7 @@ impl Results {
         ))
     }
 
-    fn ratio_of_all(
+    pub fn ratio_of_all(
         &self,
         measure: Measure,
         ones: &[Firewall],
@@ -221,83 +222,6 @@ impl Results {
                 .map(|round| all.iter().map(|of| of[round]).sum::<f64>() / count)
                 .collect(),
         )
-    }
-
-    /// The figures that there are goals for: name, value, unit. Those that speak of no number of rules
-    /// are of all numbers together: what a known flow costs must not depend on it.
-    pub fn figures(&self, sizes: &[usize]) -> Result<Vec<(&'static str, f64, &'static str)>> {
-        use Firewall::{Bulkhead, Limit, Nftables, Nothing};
-        let packets = Measure::Packets;
-        let new = packets(Kind::New);
-        let asked = |what, rules| self.value(Measure::Asked(what), Bulkhead(rules));
-        let of = |firewall: fn(usize) -> Firewall| -> Vec<Firewall> {
-            sizes.iter().copied().map(firewall).collect()
-        };
-        let (ours, theirs) = (of(Bulkhead), of(Nftables));
-        let against_nftables = |measure| self.added_by_all(measure, &ours, &theirs);
-        let against_nothing = |measure| self.ratio_of_all(measure, &ours, &[Nothing]);
-        let at = |rules| self.added(new, Bulkhead(rules), Nftables(rules));
-        [
-            (
-                "established_vs_nftables",
-                against_nftables(packets(Kind::Established)),
-                "ratio",
-            ),
-            (
-                "established_10k_vs_nftables",
-                against_nftables(packets(Kind::ManyFlows)),
-                "ratio",
-            ),
-            (
-                "egress_vs_nftables",
-                against_nftables(packets(Kind::Egress)),
-                "ratio",
-            ),
-            (
-                "established_vs_limit",
-                self.added_by_all(packets(Kind::Established), &ours, &[Limit]),
-                "ratio",
-            ),
-            ("new_flow_vs_nftables_1k", at(1_000), "ratio"),
-            ("new_flow_vs_nftables_100k", at(100_000), "ratio"),
-            (
-                "new_flow_100k_vs_10",
-                self.added(new, Bulkhead(100_000), Bulkhead(10)),
-                "ratio",
-            ),
-            (
-                "denied_vs_nothing",
-                against_nothing(packets(Kind::Denied)),
-                "ratio",
-            ),
-            (
-                "denied_read_vs_nothing",
-                against_nothing(Measure::Read(Kind::Denied)),
-                "ratio",
-            ),
-            ("apply_10k_ms", asked("apply", 10_000), "ms"),
-            ("apply_one_address_ms", asked("address", 10_000), "ms"),
-            ("memory_mib_100k", asked("memory", 100_000), "MiB"),
-            (
-                "tcp_rtt_vs_nftables",
-                against_nftables(Measure::RoundTrip),
-                "ratio",
-            ),
-            (
-                "connect_vs_nftables",
-                against_nftables(Measure::Connect),
-                "ratio",
-            ),
-            (
-                "throughput_vs_nothing",
-                // Of times, not of rates.
-                against_nothing(Measure::Megabyte).map(f64::recip),
-                "ratio",
-            ),
-        ]
-        .into_iter()
-        .map(|(name, value, unit)| Ok((name, value.context("a figure was not measured")?, unit)))
-        .collect()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
+    figures::Figure,
     results::{Firewall, Measure, Results},
     traffic::Kind,
 };
@@ -21,17 +22,33 @@ fn of_kind(kind: &str, rules: usize) -> Firewall {
     }
 }
 
-pub fn markdown(results: &Results, sizes: &[usize]) -> String {
+pub fn markdown(results: &Results, figures: &[Figure], sizes: &[usize]) -> String {
     let mut text = String::from(
         "# The cost of a packet\n\n\
          Written by `cargo xtask bench datapath`: one interleaved run, medians of its rounds, all firewalls side by side.\n\
          Packets go over a veth from one network namespace to another; a figure is the time of the sending thread, in which the whole path runs.\n\
-         A rule is an address that may come to a port, a subnet that may, or one that may not; at 100,000 rules ten addresses share an identity.\n\
+         A rule is an address that may come to a port, a subnet that may, or one that may not. At 100,000 rules ten addresses share an identity:\n\
+         Bulkhead then has some 12,700 rules, and nftables and ipset have 100,000 elements.\n\
          Figures that speak of no number of rules are means over all numbers of rules.\n\n\
-         ![What opening a flow costs](datapath.svg)\n\n## The goals\n\n| figure | value | unit |\n|---|---|---|\n",
+         ![What opening a flow costs](datapath.svg)\n\n## The goals\n\n| figure | value | unit | goal | |\n|---|---|---|---|---|\n",
     );
-    for (name, value, unit) in results.figures(sizes).unwrap_or_default() {
-        let _ = writeln!(text, "| `{name}` | {value:.3} | {unit} |");
+    for figure in figures {
+        let Figure {
+            name,
+            value,
+            unit,
+            goal,
+            ..
+        } = figure;
+        let met = if goal.is_met(*value) { "met" } else { "short" };
+        let _ = writeln!(text, "| `{name}` | {value:.3} | {unit} | {goal} | {met} |");
+    }
+    let short: Vec<String> = figures.iter().filter_map(Figure::shortfall).collect();
+    if !short.is_empty() {
+        text += "\nWhat stays short, and what bounds it:\n\n";
+        for line in short {
+            let _ = writeln!(text, "- {line}.");
+        }
     }
     for measure in Measure::ALL {
         let unit = match measure {

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Args;
 use jiff::Timestamp;
-use policy::{Direction, Origin, ProtocolSlot, Tier};
+use policy::{Direction, Origin, Tier, service::literal::protocol_word};
 use proto::{
     convert::address_from_bytes,
     v1::{self, HostDenial, WatchDenialsRequest},
@@ -74,7 +74,7 @@ struct DenialLine {
     peer_port: u16,
     local_address: IpAddr,
     local_port: u16,
-    /// `tcp`, `udp`, `sctp`, `icmp`, `icmpv6`, or a number of IANA's.
+    /// `tcp`, `icmpv6`, `vrrp`, `protocol/254`: as a policy writes it.
     protocol: String,
     packets: u64,
     reason: String,
@@ -301,10 +301,7 @@ impl TryFrom<HostDenial> for DenialLine {
 
 fn protocol_name(number: u32) -> Result<String> {
     let number = u8::try_from(number).context("a denial's protocol is above 255")?;
-    Ok(match ProtocolSlot::of(number) {
-        ProtocolSlot::Other => number.to_string(),
-        slot => slot.to_string(),
-    })
+    Ok(protocol_word(number))
 }
 
 fn moment(text: &str) -> Result<Timestamp, String> {

@@ -117,6 +117,19 @@ pub fn protocol_names() -> impl Iterator<Item = &'static str> {
     PROTOCOLS.into_iter().map(|(name, _)| name)
 }
 
+/// The word of an IP protocol, as a policy writes it: `tcp`, `vrrp`, `protocol/254`.
+#[must_use]
+pub fn protocol_word(number: u8) -> String {
+    let known = PROTOCOLS
+        .iter()
+        .find(|(_, known)| *known == u16::from(number));
+    match (ProtocolSlot::of(number), known) {
+        (ProtocolSlot::Other, Some((name, _))) => (*name).to_owned(),
+        (ProtocolSlot::Other, None) => format!("protocol/{number}"),
+        (slot, _) => slot.to_string(),
+    }
+}
+
 fn protocol_by_name(word: &str) -> Option<PortSpan> {
     let known = PROTOCOLS.iter().find(|(name, _)| *name == word);
     known.map(|(_, number)| PortSpan {

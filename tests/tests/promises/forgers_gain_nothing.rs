@@ -95,8 +95,8 @@ fn protocols_pass_by_their_number_and_their_port() -> Result<()> {
                 (sctp(5000), 132, "sctp", true),
                 (sctp(5001), 132, "sctp", false),
                 (by_number(112), 112, "vrrp", false),
-                (by_number(4), 4, "protocol/4", false),
-                (by_number(2), 2, "protocol/2", false),
+                (by_number(4), 4, "ipip", false),
+                (by_number(2), 2, "igmp", false),
             ];
             let mut ears = BTreeMap::new();
             for (_, protocol, ..) in &cases {
