@@ -51,11 +51,13 @@ fn may_come(task: &mut EnforcementTask, port: u16) -> bool {
     judged.unwrap().0 == Verdict::Pass
 }
 
-/// Lets the address come and go, with trouble at each step; `trouble` gives the agent after it, and the
-/// revision that is to be enforced.
-fn trouble_everywhere(
-    trouble: fn(&Machine, EnforcementTask, EncodedPolicy, Point) -> (EnforcementTask, Option<u64>),
-) {
+/// Takes a policy with trouble at a step: the agent after it, and the revision that is to be enforced, where
+/// it is either of the two.
+type Trouble =
+    fn(&Machine, EnforcementTask, EncodedPolicy, Point) -> (EnforcementTask, Option<u64>);
+
+/// Lets the address come and go, with trouble at each step.
+fn trouble_everywhere(trouble: Trouble) {
     in_own_namespace(|| {
         let (mut machine, mut task) = Machine::new(HookingChoice::Tcx);
         let mut ports = 20_000_u16..;
