@@ -128,6 +128,13 @@ fn policy(revision: u64) -> EncodedPolicy {
     })
 }
 
+fn quarantine(revision: u64) -> EncodedPolicy {
+    EncodedPolicy::encode(HostPolicy {
+        identity: Identity::QUARANTINED,
+        ..policy(revision).policy().clone()
+    })
+}
+
 fn update(revision: u64) -> PolicyUpdate {
     update_of(&policy(revision))
 }
@@ -430,10 +437,7 @@ async fn of_the_policies_that_come_during_an_apply_only_the_newest_is_applied() 
 async fn while_the_host_learns_the_newest_policy_waits_and_a_quarantine_does_not() {
     let (_controller, mut agent, mut stream) = Agent::connected().await;
     agent.facts.send_modify(|facts| facts.learns = true);
-    let quarantine = EncodedPolicy::encode(HostPolicy {
-        identity: Identity::QUARANTINED,
-        ..policy(3).policy().clone()
-    });
+    let quarantine = quarantine(3);
     for revision in 1..=2 {
         stream.send_policy(update(revision)).await;
     }
@@ -455,6 +459,66 @@ async fn while_the_host_learns_the_newest_policy_waits_and_a_quarantine_does_not
     assert_eq!(newest.policy().revision, Revision(5));
     answer.send(Ok(applied(&newest, 2))).unwrap();
     assert_eq!(stream.ack().await.revision, 5);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarantine_takes_the_place_of_the_policy_that_waits_while_the_host_learns() {
+    let (_controller, mut agent, mut stream) = Agent::connected().await;
+    let first = fill_window(&agent, &mut stream).await;
+    agent.facts.send_modify(|facts| facts.learns = true);
+    stream.send_policy(update(1)).await;
+    stream.send_policy(update_of(&quarantine(2))).await;
+    let (received, answer) = agent.apply().await;
+    assert_eq!(received.digest(), quarantine(2).digest());
+    // Another one that comes meanwhile waits for the apply only.
+    stream.send_policy(update(3)).await;
+    stream.send_policy(update_of(&quarantine(4))).await;
+    stream.confirm(first).await;
+    assert_eq!(ports(&stream.batch().await), [8]);
+    answer.send(Ok(applied(&received, 1))).unwrap();
+    assert_eq!(stream.ack().await.revision, 2);
+    let (received, answer) = agent.apply().await;
+    assert_eq!(received.digest(), quarantine(4).digest());
+    answer.send(Ok(applied(&received, 2))).unwrap();
+    assert_eq!(stream.ack().await.revision, 4);
+
+    agent.facts.send_modify(|facts| {
+        facts.learns = false;
+        facts.addresses = vec!["10.1.10.3".parse().unwrap()];
+    });
+    // The claim shows that the end of learning was seen.
+    assert!(matches!(stream.next().await, Some(Message::Addresses(_))));
+    assert!(
+        agent.commands.try_recv().is_err(),
+        "an older policy came after the quarantine"
+    );
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_to_an_older_ack_is_none_to_the_newest() {
+    let (_controller, mut agent, mut stream) = Agent::connected().await;
+    let mut acks = Vec::new();
+    for revision in [7, 8] {
+        stream.send_policy(update(revision)).await;
+        let (received, answer) = agent.apply().await;
+        let digest = received.digest();
+        agent.facts.send_modify(|facts| facts.trial = Some(digest));
+        answer.send(Ok(applied(&received, 3))).unwrap();
+        acks.push(stream.ack().await);
+    }
+    stream.hear(acks.remove(0)).await;
+    let Command::Reached { digest, answer } = agent.command().await else {
+        panic!("an answer that was not heard")
+    };
+    assert_eq!(digest, policy(7).digest());
+    answer.send(()).unwrap();
+    // Heartbeats come for ever on a stream that stays.
+    let end = timeout(LONG, stream.next()).await;
+    assert_eq!(end.unwrap(), None, "the newest has no answer");
+    drop(stream);
+    agent.let_it_connect().await;
     agent.stop().await;
 }
 
