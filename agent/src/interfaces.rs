@@ -91,12 +91,31 @@ pub fn addresses(interfaces: &[Interface]) -> io::Result<Vec<IpAddr>> {
         .into_iter()
         .filter(|(name, _)| names.contains(name))
         .map(|(_, address)| address)
-        .filter(|address| match address {
-            IpAddr::V4(address) => !address.is_link_local(),
-            IpAddr::V6(address) => !address.is_unicast_link_local(),
-        })
+        .filter(|address| !is_link_local(*address))
         .collect();
     Ok(addresses.into_iter().collect())
+}
+
+/// Every address of this host, of whatever interface: what no packet from elsewhere comes from. Left out
+/// are link-local ones, which name a host on their own link only, and those of the loopback networks,
+/// which the kernel takes from no wire.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
+    let addresses: BTreeSet<IpAddr> = if_addrs::get_if_addrs()?
+        .into_iter()
+        .map(|interface| interface.ip())
+        .filter(|address| !address.is_loopback() && !is_link_local(*address))
+        .collect();
+    Ok(addresses.into_iter().collect())
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
 }
 
 /// Every interface of the namespace, by name.

@@ -340,9 +340,9 @@ async fn the_answer_to_an_ack_proves_the_way_and_without_it_another_connection_d
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_controller_that_is_down_proves_the_way_and_silence_does_not() {
+async fn neither_a_refusal_of_this_host_nor_silence_proves_the_way() {
     let controller = TestController::start(0).await;
-    // A port that nobody listens at: the kernel says so.
+    // A relay of this host that has ended: the host's own kernel says that nobody listens.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = closed.local_addr().unwrap();
     drop(closed);
@@ -350,7 +350,7 @@ async fn a_controller_that_is_down_proves_the_way_and_silence_does_not() {
         address,
         ..controller
     });
-    prove(refused, true).await;
+    prove_nothing(refused).await;
 
     let controller = TestController::start(0).await;
     // The kernel accepts, and nobody says a word.
@@ -360,17 +360,44 @@ async fn a_controller_that_is_down_proves_the_way_and_silence_does_not() {
         address,
         ..controller
     });
-    prove(unheard, false).await;
+    prove_nothing(unheard).await;
 }
 
-/// Whether an attempt to connect proves the way to the controller.
-async fn prove(mut agent: Agent, proof: bool) {
+#[test]
+fn a_controller_that_is_down_on_another_host_proves_the_way() {
+    let own = ["10.1.10.3", "fd00::3"].map(|own| own.parse::<IpAddr>().unwrap());
+    let proves = |refused: &[&str]| {
+        let outcome = Err::<(), _>(ChannelError::Unreachable {
+            failures: Vec::new(),
+            refused: refused.iter().map(ToString::to_string).collect(),
+        });
+        let elsewhere = |address| is_elsewhere(address) && !own.contains(&address);
+        is_the_way_open(&outcome, elsewhere)
+    };
+    assert!(proves(&["198.51.100.7:7443"]));
+    assert!(proves(&["[2001:db8::7]:7443"]));
+    assert!(proves(&["127.0.0.1:7443", "198.51.100.7:7443"]));
+    for here in [
+        "127.0.0.1:7443",
+        "127.0.0.53:7443",
+        "[::1]:7443",
+        "[::ffff:127.0.0.1]:7443",
+        "0.0.0.0:7443",
+        "10.1.10.3:7443",
+        "[fd00::3]:7443",
+    ] {
+        assert!(!proves(&[here]), "{here}");
+    }
+    assert!(!proves(&[]));
+}
+
+/// An attempt to connect that does not prove the way to the controller.
+async fn prove_nothing(mut agent: Agent) {
     agent.facts.send_modify(|facts| facts.trial = Some([7; 32]));
     agent.let_it_connect().await;
     match agent.command().await {
-        Command::Reached { digest, .. } if proof => assert_eq!(digest, [7; 32]),
         // The next attempt.
-        Command::SetControllers { .. } if !proof => {}
+        Command::SetControllers { .. } => {}
         other => panic!("{other:?} after an attempt"),
     }
     drop(agent.commands);
