@@ -162,8 +162,8 @@ impl Enforcer {
     /// ended by `now`, by one flip. When it is already, nothing is written.
     ///
     /// # Errors
-    /// The flip was not made: nothing changed for any packet. What fails after the flip is logged;
-    /// the next plan cleans up.
+    /// The flip was not made: nothing changed for any packet. What fails after the flip is logged:
+    /// the next plan cleans up, and [`Enforcer::attach`] takes the place of an agent of another version.
     pub fn apply(
         &mut self,
         policy: &HostPolicy,
@@ -172,7 +172,12 @@ impl Enforcer {
         now: Timestamp,
     ) -> Result<Live, EnforceError> {
         let live = self.fill(policy, digest, local, now)?;
-        self.take_over()?;
+        if let Err(error) = self.take_over() {
+            tracing::error!(
+                error = with_causes(&error),
+                "the policy is in the kernel, but not every interface has changed over from the agent of another version: it is tried again"
+            );
+        }
         Ok(live)
     }
 
