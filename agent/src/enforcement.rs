@@ -132,7 +132,7 @@ impl EnforcementTask {
             pressure: Pressure::default(),
             learns_until: None,
         };
-        task.local.own_addresses = task.enforcer.addresses()?;
+        task.local.own_addresses = task.enforcer.local_addresses()?;
         let live = task.enforcer.live()?;
         task.take_up(live.as_ref().map(|live| live.digest))?;
         let denials = task.enforcer.denials()?;
@@ -374,11 +374,12 @@ impl EnforcementTask {
             }
             *facts != before
         });
-        let addresses = addresses?;
-        if self.local.own_addresses != addresses {
-            info!(?addresses, "this host has other addresses");
+        addresses?;
+        let own_addresses = self.enforcer.local_addresses()?;
+        if self.local.own_addresses != own_addresses {
+            info!(addresses = ?own_addresses, "this host has other addresses");
             let local = LocalTiers {
-                own_addresses: addresses,
+                own_addresses,
                 ..self.local.clone()
             };
             self.set_local_tiers(local)?;

@@ -372,6 +372,15 @@ impl Enforcer {
             .map_err(|error| KernelError::io("listing the host's addresses", error).into())
     }
 
+    /// All addresses of this host: no packet from outside may claim one.
+    ///
+    /// # Errors
+    /// As [`Enforcer::addresses`].
+    pub fn local_addresses(&self) -> Result<Vec<IpAddr>, EnforceError> {
+        interfaces::local_addresses()
+            .map_err(|error| KernelError::io("listing the host's addresses", error).into())
+    }
+
     fn survey(&self) -> Result<Survey, KernelError> {
         interfaces::survey(&self.options.interfaces)
             .map_err(|error| KernelError::io("listing the host's interfaces", error))

@@ -259,6 +259,27 @@ fn the_addresses_of_a_bridge_are_those_of_its_policed_port() {
 }
 
 #[test]
+fn every_address_of_the_host_is_known_and_those_of_policed_interfaces_name_it() {
+    in_own_namespace(|| {
+        let bpffs = Bpffs::new();
+        veth("bh0");
+        ip("addr add 10.9.1.1/24 dev bh0");
+        ip("link add br1 type bridge");
+        ip("addr add 172.18.0.1/16 dev br1");
+        ip("link set lo up");
+        ip("addr add 10.9.9.9/32 dev lo");
+        ip("addr add fd00::9/128 dev lo");
+        let enforcer = enforcer(&bpffs, HookingChoice::Tcx, &["bh0"]);
+        let addresses = |texts: &[&str]| -> Vec<IpAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        assert_eq!(enforcer.addresses().unwrap(), addresses(&["10.9.1.1"]));
+        let all = ["10.9.1.1", "10.9.9.9", "172.18.0.1", "fd00::9"];
+        assert_eq!(enforcer.local_addresses().unwrap(), addresses(&all));
+    });
+}
+
+#[test]
 fn an_interface_with_addresses_that_cannot_be_policed_is_told() {
     in_own_namespace(|| {
         ip("tuntap add dev tun0 mode tun");
