@@ -382,8 +382,7 @@ impl Enforcer {
     }
 
     fn survey(&self) -> Result<Survey, KernelError> {
-        interfaces::survey(&self.options.interfaces)
-            .map_err(|error| KernelError::io("listing the host's interfaces", error))
+        survey(&self.options.interfaces)
     }
 
     /// Starts to read denials from the ring.
@@ -425,6 +424,11 @@ impl Enforcer {
     ) -> Result<(Verdict, Duration), EnforceError> {
         Ok(self.programs.time_packet(direction, frame, repeat)?)
     }
+}
+
+fn survey(configured: &[String]) -> Result<Survey, KernelError> {
+    interfaces::survey(configured)
+        .map_err(|error| KernelError::io("listing the host's interfaces", error))
 }
 
 fn all_interfaces() -> Result<Vec<Interface>, KernelError> {

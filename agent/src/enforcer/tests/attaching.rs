@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::{Bpffs, *};
-use crate::kernel::testing::{has_filter, in_own_namespace, kill_link, link_pins, slot_is_foreign};
+use crate::{
+    kernel::testing::{has_filter, in_own_namespace, kill_link, link_pins, slot_is_foreign},
+    status::Status,
+};
 
 pub fn ip(arguments: &str) {
     let status = Command::new("ip")
@@ -285,8 +288,22 @@ fn an_interface_with_addresses_that_cannot_be_policed_is_told() {
         ip("tuntap add dev tun0 mode tun");
         ip("addr add 10.9.2.1/24 dev tun0");
         ip("link set tun0 up");
+        // Nothing passes this one.
+        ip("addr add 10.9.2.2/32 dev lo");
         let survey = interfaces::survey(&[]).unwrap();
         assert!(survey.policed.is_empty());
         assert_eq!(survey.unfit, [("tun0".to_owned(), Unfit::LeftOut)]);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().display();
+        let config =
+            format!("controllers = ['10.0.0.9:7443']\nstate_dir = '{path}'\nbpffs = '{path}'");
+        let status = Status::look(&toml::from_str(&config).unwrap()).unwrap();
+        let shown = status.to_string();
+        assert!(
+            shown.contains("not policed       tun0 (carries no Ethernet frames)\n"),
+            "{shown}"
+        );
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!(json["not_policed"]["tun0"], "carries no Ethernet frames");
     });
 }
