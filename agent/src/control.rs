@@ -6,7 +6,7 @@ mod session;
 mod tests;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -27,6 +27,7 @@ use crate::{
     enforcement::{Enforcement, Gone},
     enrol::{EnrolError, enrol, read_token},
     error::{AgentError, with_causes},
+    interfaces,
     spool::shared::SharedSpool,
     state::{StateDir, controllers::Controllers, identity::HostIdentity},
     systemd,
@@ -124,7 +125,7 @@ impl Control {
         let on_trial = self.enforcement.facts().borrow().trial;
         let channel =
             proto::client::channel(&addresses, ca_pem, certificate_chain_pem, key_pem).await;
-        if let Some(digest) = on_trial.filter(|_| is_the_way_open(&channel))
+        if let Some(digest) = on_trial.filter(|_| is_the_way_open(&channel, is_elsewhere))
             && let Err(gone) = self.enforcement.reached(digest).await
         {
             return gone.into();
@@ -176,13 +177,26 @@ impl Control {
 }
 
 /// Whether packets come back from a controller's host: from the controller, or from a kernel that says
-/// that nobody listens.
-fn is_the_way_open<T>(outcome: &Result<T, ChannelError>) -> bool {
+/// that nobody listens. A relay of this host that refuses says nothing of the way behind it.
+fn is_the_way_open<T>(
+    outcome: &Result<T, ChannelError>,
+    is_elsewhere: impl Fn(IpAddr) -> bool,
+) -> bool {
     match outcome {
         Ok(_) => true,
-        Err(ChannelError::Unreachable { refused, .. }) => *refused,
+        Err(ChannelError::Unreachable { refused, .. }) => refused
+            .iter()
+            .filter_map(|address| address.parse::<SocketAddr>().ok())
+            .any(|address| is_elsewhere(address.ip().to_canonical())),
         Err(ChannelError::NoAddress) => false,
     }
+}
+
+/// Whether an address is not of this host. What cannot be listed proves nothing.
+fn is_elsewhere(address: IpAddr) -> bool {
+    !address.is_loopback()
+        && !address.is_unspecified()
+        && interfaces::local_addresses().is_ok_and(|own| !own.contains(&address))
 }
 
 /// Enrols a host that has no certificate yet; tries again as long as nobody answers.

@@ -5,12 +5,13 @@ mod beginning;
 mod changes;
 mod handle;
 mod pressure;
+mod quarantine;
 mod trial;
 mod trouble;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use policy::{Revision, Timestamp};
+use policy::{HostPolicy, Revision, Timestamp};
 use tokio::{
     sync::{mpsc, watch},
     task::block_in_place,
@@ -82,6 +83,8 @@ struct Current {
 enum Source {
     /// It is not on disk yet.
     Controller,
+    /// It is one from disk, with quarantines of a policy that was refused; not on disk yet.
+    Amended,
     /// It is on disk, and on trial.
     Trial,
     /// It is the last good one on disk.
@@ -132,7 +135,7 @@ impl EnforcementTask {
             pressure: Pressure::default(),
             learns_until: None,
         };
-        task.local.own_addresses = task.enforcer.addresses()?;
+        task.local.own_addresses = task.enforcer.local_addresses()?;
         let live = task.enforcer.live()?;
         task.take_up(live.as_ref().map(|live| live.digest))?;
         let denials = task.enforcer.denials()?;
@@ -156,8 +159,9 @@ impl EnforcementTask {
         let state = Arc::clone(&self.state);
         let store = PolicyStore::new(&state);
         let comes = source == Source::Controller;
+        let is_new = comes || source == Source::Amended;
         let before = comes.then(|| self.before(&policy)).flatten();
-        let staged = comes && log_disk_trouble(store.stage(&policy));
+        let staged = is_new && log_disk_trouble(store.stage(&policy));
         let now = self.clock.timestamp();
         let live = self
             .enforcer
@@ -184,7 +188,7 @@ impl EnforcementTask {
         });
         match before {
             Some(before) => self.begin_trial(before, applied.digest),
-            None if comes => drop(self.end_trial()),
+            None if is_new => drop(self.end_trial()),
             None => {}
         }
         let known = (source != Source::Own).then(|| applied.clone());
@@ -280,7 +284,10 @@ impl EnforcementTask {
         let revision = policy.policy().revision;
         let rolled_back = self.rolled_back.as_ref();
         let result = match rolled_back.filter(|barred| barred.bars(policy.policy())) {
-            Some(barred) => Err(barred.reason()),
+            Some(barred) => {
+                let reason = barred.reason();
+                Err(reason + &self.take_quarantines(policy.policy()))
+            }
             None => self
                 .install(policy, Source::Controller)
                 .map_err(|error| with_causes(&error)),
@@ -289,6 +296,30 @@ impl EnforcementTask {
             error!(%revision, %reason, "a policy was refused; the old one stays");
         }
         result
+    }
+
+    /// Has the policy in force cut also the peers that one which is refused has in quarantine. What is to
+    /// be said of it.
+    fn take_quarantines(&mut self, refused: &HostPolicy) -> String {
+        if quarantine::addresses(refused).is_empty() {
+            return String::new();
+        }
+        let Some(Current { policy, source, .. }) = &self.current else {
+            return "; the peers that it has in quarantine are not cut: the policy in force is not on disk".into();
+        };
+        let Some((amended, source)) = amended(policy, *source, refused) else {
+            return "; the peers that it has in quarantine are cut".into();
+        };
+        match self.install(amended, source) {
+            Ok(_) => {
+                info!("the policy in force cuts the peers in quarantine too");
+                "; the peers that it has in quarantine are cut".into()
+            }
+            Err(error) => format!(
+                "; the peers that it has in quarantine are not cut: {}",
+                with_causes(&error)
+            ),
+        }
     }
 
     fn set_controllers(&mut self, addresses: Vec<SocketAddr>) {
@@ -374,11 +405,12 @@ impl EnforcementTask {
             }
             *facts != before
         });
-        let addresses = addresses?;
-        if self.local.own_addresses != addresses {
-            info!(?addresses, "this host has other addresses");
+        addresses?;
+        let own_addresses = self.enforcer.local_addresses()?;
+        if self.local.own_addresses != own_addresses {
+            info!(addresses = ?own_addresses, "this host has other addresses");
             let local = LocalTiers {
-                own_addresses: addresses,
+                own_addresses,
                 ..self.local.clone()
             };
             self.set_local_tiers(local)?;
@@ -411,6 +443,21 @@ impl EnforcementTask {
             None => {}
         }
     }
+}
+
+/// A policy with the peers in quarantine that another one has; none where it has them already.
+fn amended(
+    policy: &EncodedPolicy,
+    source: Source,
+    other: &HostPolicy,
+) -> Option<(EncodedPolicy, Source)> {
+    let amended = quarantine::with_those_of(policy.policy(), other)?;
+    let source = match source {
+        // Not on disk, nor is this.
+        Source::Own => Source::Own,
+        Source::Controller | Source::Amended | Source::Trial | Source::Disk => Source::Amended,
+    };
+    Some((EncodedPolicy::encode(amended), source))
 }
 
 async fn until(moment: Option<Instant>) {

@@ -164,7 +164,8 @@ impl Enforcer {
     ///
     /// # Errors
     /// The flip was not made: nothing changed for any packet, but that one address may be treated as it was to be
-    /// where that was the whole change. What fails after the flip is logged; the next plan cleans up.
+    /// where that was the whole change. What fails after the flip is logged: the next plan cleans up, and
+    /// [`Enforcer::attach`] takes the place of an agent of another version.
     pub fn apply(
         &mut self,
         policy: &HostPolicy,
@@ -173,7 +174,12 @@ impl Enforcer {
         now: Timestamp,
     ) -> Result<Live, EnforceError> {
         let live = self.fill(policy, digest, local, now)?;
-        self.take_over()?;
+        if let Err(error) = self.take_over() {
+            tracing::error!(
+                error = with_causes(&error),
+                "the policy is in the kernel, but not every interface has changed over from the agent of another version: it is tried again"
+            );
+        }
         Ok(live)
     }
 
@@ -389,9 +395,17 @@ impl Enforcer {
             .map_err(|error| KernelError::io("listing the host's addresses", error).into())
     }
 
+    /// All addresses of this host: no packet from outside may claim one.
+    ///
+    /// # Errors
+    /// As [`Enforcer::addresses`].
+    pub fn local_addresses(&self) -> Result<Vec<IpAddr>, EnforceError> {
+        interfaces::local_addresses()
+            .map_err(|error| KernelError::io("listing the host's addresses", error).into())
+    }
+
     fn survey(&self) -> Result<Survey, KernelError> {
-        interfaces::survey(&self.options.interfaces)
-            .map_err(|error| KernelError::io("listing the host's interfaces", error))
+        survey(&self.options.interfaces)
     }
 
     /// Starts to read denials from the ring.
@@ -433,6 +447,11 @@ impl Enforcer {
     ) -> Result<(Verdict, Duration), EnforceError> {
         Ok(self.programs.time_packet(direction, frame, repeat)?)
     }
+}
+
+fn survey(configured: &[String]) -> Result<Survey, KernelError> {
+    interfaces::survey(configured)
+        .map_err(|error| KernelError::io("listing the host's interfaces", error))
 }
 
 fn all_interfaces() -> Result<Vec<Interface>, KernelError> {

@@ -2,10 +2,12 @@
 //!
 //! What cannot be read is an error and never an absence: an absent interface has consequences.
 
-use std::{collections::BTreeSet, fs, io, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeSet, fmt, fs, io, net::IpAddr, path::PathBuf};
 
 /// `ARPHRD_ETHER` of `include/uapi/linux/if_arp.h`.
 const ETHERNET: &str = "1";
+/// `ARPHRD_LOOPBACK`.
+const LOOPBACK: &str = "772";
 /// Ports of bonds in bridges in VRFs are as deep as it goes.
 const MASTERS: usize = 8;
 
@@ -27,6 +29,15 @@ pub enum Unfit {
     NotEthernet,
     /// It carries no Ethernet frames and has addresses; the config names no interfaces.
     LeftOut,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "does not exist",
+            Self::NotEthernet | Self::LeftOut => "carries no Ethernet frames",
+        })
+    }
 }
 
 /// The interfaces of a host, sorted.
@@ -66,6 +77,8 @@ pub fn survey(configured: &[String]) -> io::Result<Survey> {
         match (index(&name)?, is_ethernet(&name)?) {
             // Its ports are policed.
             _ if automatic && path(&name, "bridge").try_exists()? => {}
+            // Packets to the addresses that it holds come by the others.
+            _ if automatic && attribute(&name, "type")?.as_deref() == Some(LOOPBACK) => {}
             (Some(index), Some(true)) => policed.push(Interface { index, name }),
             (Some(_), Some(false)) if automatic => unfit.push((name, Unfit::LeftOut)),
             (Some(_), Some(false)) => unfit.push((name, Unfit::NotEthernet)),
@@ -91,12 +104,31 @@ pub fn addresses(interfaces: &[Interface]) -> io::Result<Vec<IpAddr>> {
         .into_iter()
         .filter(|(name, _)| names.contains(name))
         .map(|(_, address)| address)
-        .filter(|address| match address {
-            IpAddr::V4(address) => !address.is_link_local(),
-            IpAddr::V6(address) => !address.is_unicast_link_local(),
-        })
+        .filter(|address| !is_link_local(*address))
         .collect();
     Ok(addresses.into_iter().collect())
+}
+
+/// Every address of this host, of whatever interface: what no packet from elsewhere comes from. Left out
+/// are link-local ones, which name a host on their own link only, and those of the loopback networks,
+/// which the kernel takes from no wire.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
+    let addresses: BTreeSet<IpAddr> = if_addrs::get_if_addrs()?
+        .into_iter()
+        .map(|interface| interface.ip())
+        .filter(|address| !address.is_loopback() && !is_link_local(*address))
+        .collect();
+    Ok(addresses.into_iter().collect())
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
 }
 
 /// Every interface of the namespace, by name.

@@ -30,6 +30,8 @@ pub struct Status {
     /// The pins of an agent of another version, whose tables are in force until its place is taken.
     other_version: Option<String>,
     interfaces: Vec<String>,
+    /// Interfaces that are not policed, though one might think so, and why.
+    not_policed: BTreeMap<String, String>,
     generation: Option<u32>,
     /// Of the policy that the kernel enforces; 0 while none has come.
     revision: Option<Revision>,
@@ -77,6 +79,8 @@ impl Status {
             .and_then(|identity| identity.validity().ok());
         let good = PolicyStore::new(&state).next_boot()?;
         let inspection = Enforcer::inspect(&config.pin_dir())?;
+        let configured: Vec<String> = config.interfaces.iter().cloned().map(Into::into).collect();
+        let unpoliced = Enforcer::unpoliced(&configured)?;
         let spool_bytes = spool_size(&state.file("spool"))?;
         let Inspection {
             live,
@@ -94,6 +98,10 @@ impl Status {
             enforcing: (live.is_some() || other_version.is_some()) && !interfaces.is_empty(),
             other_version,
             interfaces,
+            not_policed: unpoliced
+                .into_iter()
+                .map(|(interface, why)| (interface, why.to_string()))
+                .collect(),
             generation: live.map(|live| live.generation),
             revision: live.map(|live| live.revision),
             last_good_revision: good.map(|good| good.policy().revision),
@@ -147,6 +155,14 @@ impl fmt::Display for Status {
             _ => "off: nothing is denied on this host".to_owned(),
         };
         row("enforcement", policed)?;
+        if !self.not_policed.is_empty() {
+            let rows: Vec<_> = self
+                .not_policed
+                .iter()
+                .map(|(interface, why)| format!("{interface} ({why})"))
+                .collect();
+            row("not policed", rows.join(", "))?;
+        }
         row(
             "generation",
             or(self.generation.map(|number| number.to_string()), "none"),

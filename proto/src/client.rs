@@ -27,8 +27,8 @@ pub enum ChannelError {
     Unreachable {
         /// What came of each.
         failures: Vec<String>,
-        /// One of them said that nobody listens: the way there is open, and the controller is down.
-        refused: bool,
+        /// Those of which somebody said that nobody listens there.
+        refused: Vec<String>,
     },
 }
 
@@ -94,12 +94,14 @@ async fn connect(
         tls = tls.identity(identity);
     }
     let mut failures = Vec::new();
-    let mut refused = false;
+    let mut refused = Vec::new();
     for address in addresses {
         match connect_to(address, tls.clone()).await {
             Ok(channel) => return Ok(channel),
             Err(error) => {
-                refused |= is_refused(&error);
+                if is_refused(&error) {
+                    refused.push(address.clone());
+                }
                 failures.push(format!("{address}: {}", causes(&error)));
             }
         }

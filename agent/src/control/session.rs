@@ -54,8 +54,8 @@ pub struct Session {
     more: bool,
     /// How long the answer to an ack may take; none: for ever.
     patience: Option<Duration>,
-    /// When it must have come.
-    unheard_at: Option<Instant>,
+    /// The ack that is not answered yet.
+    unheard: Option<Unheard>,
     /// What was rolled back, as far as the controller was told.
     told: Option<RolledBack>,
 }
@@ -64,6 +64,13 @@ struct Applying {
     digest: Vec<u8>,
     revision: Revision,
     answer: ApplyAnswer,
+}
+
+/// An ack whose answer proves the way to the controller.
+struct Unheard {
+    digest: Vec<u8>,
+    /// When the answer must have come.
+    until: Instant,
 }
 
 impl Session {
@@ -85,7 +92,7 @@ impl Session {
             more: true,
             // The rest of the time is for new connections.
             patience: rollback_after.map(|after| after / 3),
-            unheard_at: None,
+            unheard: None,
             told: None,
         }
     }
@@ -140,14 +147,16 @@ impl Session {
                     changed.map_err(|_| Gone)?;
                     let addresses = self.facts.borrow_and_update().addresses.clone();
                     self.tell_rollback(&outgoing).await?;
-                    self.begin_next(&outgoing).await?;
+                    if !self.facts.borrow().learns {
+                        self.begin_next(&outgoing).await?;
+                    }
                     if addresses != claimed {
                         let claim = claim(&addresses);
                         claimed = addresses;
                         send(&outgoing, agent_message::Message::Addresses(claim)).await?;
                     }
                 }
-                () = until(self.unheard_at) => return Err(SessionError::Unheard),
+                () = until(self.unheard.as_ref().map(|unheard| unheard.until)) => return Err(SessionError::Unheard),
                 _ = spooled.changed() => self.more = true,
                 // Room in the queue first: a controller that takes its time with denials must
                 // not keep this loop from its policies.
@@ -186,10 +195,16 @@ impl Session {
                 self.spool.with(|spool| spool.keep(kept.sequence));
             }
             Some(controller_message::Message::AckHeard(AckHeard { digest })) => {
+                if self
+                    .unheard
+                    .as_ref()
+                    .is_some_and(|unheard| unheard.digest == digest)
+                {
+                    self.unheard = None;
+                }
                 if let Ok(digest) = digest.try_into() {
                     self.enforcement.reached(digest).await?;
                 }
-                self.unheard_at = None;
             }
             // A controller of a later version may say more.
             None => warn!("a message of an unknown kind came; update the agent"),
@@ -214,6 +229,8 @@ impl Session {
                 Ok(())
             }
             Ok(policy) => {
+                // What waits is older.
+                self.next = None;
                 let revision = policy.policy().revision;
                 let answer = self.enforcement.apply(policy).await?;
                 self.applying = Some(Applying {
@@ -256,7 +273,10 @@ impl Session {
                 // An older controller answers nothing; where nothing is on trial, nothing hangs on it.
                 let on_trial = self.facts.borrow().trial.is_some();
                 let patience = self.patience.filter(|_| on_trial);
-                self.unheard_at = patience.map(|patience| Instant::now() + patience);
+                self.unheard = patience.map(|patience| Unheard {
+                    digest: digest.clone(),
+                    until: Instant::now() + patience,
+                });
                 agent_message::Message::Ack(PolicyAck {
                     digest,
                     revision,
@@ -273,12 +293,12 @@ impl Session {
         self.begin_next(outgoing).await
     }
 
-    /// Takes up the update that waits, if it need not wait any more.
+    /// Takes up the update that waits; it may have to wait on.
     async fn begin_next(
         &mut self,
         outgoing: &mpsc::Sender<AgentMessage>,
     ) -> Result<(), SessionError> {
-        if self.applying.is_some() || self.facts.borrow().learns {
+        if self.applying.is_some() {
             return Ok(());
         }
         match self.next.take() {
@@ -304,7 +324,7 @@ impl Session {
         let Some(rolled_back) = rolled_back else {
             return Ok(());
         };
-        self.unheard_at = None;
+        self.unheard = None;
         if let Some(applied) = applied {
             let ack = PolicyAck {
                 digest: applied.digest.into(),

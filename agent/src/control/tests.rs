@@ -128,6 +128,13 @@ fn policy(revision: u64) -> EncodedPolicy {
     })
 }
 
+fn quarantine(revision: u64) -> EncodedPolicy {
+    EncodedPolicy::encode(HostPolicy {
+        identity: Identity::QUARANTINED,
+        ..policy(revision).policy().clone()
+    })
+}
+
 fn update(revision: u64) -> PolicyUpdate {
     update_of(&policy(revision))
 }
@@ -333,9 +340,9 @@ async fn the_answer_to_an_ack_proves_the_way_and_without_it_another_connection_d
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_controller_that_is_down_proves_the_way_and_silence_does_not() {
+async fn neither_a_refusal_of_this_host_nor_silence_proves_the_way() {
     let controller = TestController::start(0).await;
-    // A port that nobody listens at: the kernel says so.
+    // A relay of this host that has ended: the host's own kernel says that nobody listens.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = closed.local_addr().unwrap();
     drop(closed);
@@ -343,7 +350,7 @@ async fn a_controller_that_is_down_proves_the_way_and_silence_does_not() {
         address,
         ..controller
     });
-    prove(refused, true).await;
+    prove_nothing(refused).await;
 
     let controller = TestController::start(0).await;
     // The kernel accepts, and nobody says a word.
@@ -353,17 +360,44 @@ async fn a_controller_that_is_down_proves_the_way_and_silence_does_not() {
         address,
         ..controller
     });
-    prove(unheard, false).await;
+    prove_nothing(unheard).await;
 }
 
-/// Whether an attempt to connect proves the way to the controller.
-async fn prove(mut agent: Agent, proof: bool) {
+#[test]
+fn a_controller_that_is_down_on_another_host_proves_the_way() {
+    let own = ["10.1.10.3", "fd00::3"].map(|own| own.parse::<IpAddr>().unwrap());
+    let proves = |refused: &[&str]| {
+        let outcome = Err::<(), _>(ChannelError::Unreachable {
+            failures: Vec::new(),
+            refused: refused.iter().map(ToString::to_string).collect(),
+        });
+        let elsewhere = |address| is_elsewhere(address) && !own.contains(&address);
+        is_the_way_open(&outcome, elsewhere)
+    };
+    assert!(proves(&["198.51.100.7:7443"]));
+    assert!(proves(&["[2001:db8::7]:7443"]));
+    assert!(proves(&["127.0.0.1:7443", "198.51.100.7:7443"]));
+    for here in [
+        "127.0.0.1:7443",
+        "127.0.0.53:7443",
+        "[::1]:7443",
+        "[::ffff:127.0.0.1]:7443",
+        "0.0.0.0:7443",
+        "10.1.10.3:7443",
+        "[fd00::3]:7443",
+    ] {
+        assert!(!proves(&[here]), "{here}");
+    }
+    assert!(!proves(&[]));
+}
+
+/// An attempt to connect that does not prove the way to the controller.
+async fn prove_nothing(mut agent: Agent) {
     agent.facts.send_modify(|facts| facts.trial = Some([7; 32]));
     agent.let_it_connect().await;
     match agent.command().await {
-        Command::Reached { digest, .. } if proof => assert_eq!(digest, [7; 32]),
         // The next attempt.
-        Command::SetControllers { .. } if !proof => {}
+        Command::SetControllers { .. } => {}
         other => panic!("{other:?} after an attempt"),
     }
     drop(agent.commands);
@@ -430,10 +464,7 @@ async fn of_the_policies_that_come_during_an_apply_only_the_newest_is_applied() 
 async fn while_the_host_learns_the_newest_policy_waits_and_a_quarantine_does_not() {
     let (_controller, mut agent, mut stream) = Agent::connected().await;
     agent.facts.send_modify(|facts| facts.learns = true);
-    let quarantine = EncodedPolicy::encode(HostPolicy {
-        identity: Identity::QUARANTINED,
-        ..policy(3).policy().clone()
-    });
+    let quarantine = quarantine(3);
     for revision in 1..=2 {
         stream.send_policy(update(revision)).await;
     }
@@ -455,6 +486,66 @@ async fn while_the_host_learns_the_newest_policy_waits_and_a_quarantine_does_not
     assert_eq!(newest.policy().revision, Revision(5));
     answer.send(Ok(applied(&newest, 2))).unwrap();
     assert_eq!(stream.ack().await.revision, 5);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarantine_takes_the_place_of_the_policy_that_waits_while_the_host_learns() {
+    let (_controller, mut agent, mut stream) = Agent::connected().await;
+    let first = fill_window(&agent, &mut stream).await;
+    agent.facts.send_modify(|facts| facts.learns = true);
+    stream.send_policy(update(1)).await;
+    stream.send_policy(update_of(&quarantine(2))).await;
+    let (received, answer) = agent.apply().await;
+    assert_eq!(received.digest(), quarantine(2).digest());
+    // Another one that comes meanwhile waits for the apply only.
+    stream.send_policy(update(3)).await;
+    stream.send_policy(update_of(&quarantine(4))).await;
+    stream.confirm(first).await;
+    assert_eq!(ports(&stream.batch().await), [8]);
+    answer.send(Ok(applied(&received, 1))).unwrap();
+    assert_eq!(stream.ack().await.revision, 2);
+    let (received, answer) = agent.apply().await;
+    assert_eq!(received.digest(), quarantine(4).digest());
+    answer.send(Ok(applied(&received, 2))).unwrap();
+    assert_eq!(stream.ack().await.revision, 4);
+
+    agent.facts.send_modify(|facts| {
+        facts.learns = false;
+        facts.addresses = vec!["10.1.10.3".parse().unwrap()];
+    });
+    // The claim shows that the end of learning was seen.
+    assert!(matches!(stream.next().await, Some(Message::Addresses(_))));
+    assert!(
+        agent.commands.try_recv().is_err(),
+        "an older policy came after the quarantine"
+    );
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_to_an_older_ack_is_none_to_the_newest() {
+    let (_controller, mut agent, mut stream) = Agent::connected().await;
+    let mut acks = Vec::new();
+    for revision in [7, 8] {
+        stream.send_policy(update(revision)).await;
+        let (received, answer) = agent.apply().await;
+        let digest = received.digest();
+        agent.facts.send_modify(|facts| facts.trial = Some(digest));
+        answer.send(Ok(applied(&received, 3))).unwrap();
+        acks.push(stream.ack().await);
+    }
+    stream.hear(acks.remove(0)).await;
+    let Command::Reached { digest, answer } = agent.command().await else {
+        panic!("an answer that was not heard")
+    };
+    assert_eq!(digest, policy(7).digest());
+    answer.send(()).unwrap();
+    // Heartbeats come for ever on a stream that stays.
+    let end = timeout(LONG, stream.next()).await;
+    assert_eq!(end.unwrap(), None, "the newest has no answer");
+    drop(stream);
+    agent.let_it_connect().await;
     agent.stop().await;
 }
 

@@ -8,7 +8,7 @@ use policy::{
 use proto::Sha256Digest;
 use tracing::{error, info, warn};
 
-use super::{Applied, EnforcementTask, Source, log_disk_trouble};
+use super::{Applied, EnforcementTask, Source, amended, log_disk_trouble};
 use crate::{
     enforcer::EnforceError,
     error::with_causes,
@@ -96,6 +96,9 @@ pub(super) fn choose(
             };
             let is_barred = rolled_back.is_some_and(|barred| barred.digest == policy.digest());
             if is_barred {
+                // What it has in quarantine stays there.
+                let (good, source) = &before;
+                let before = amended(good, *source, policy.policy()).unwrap_or(before);
                 // The agent was ended on its way back.
                 warn!(
                     "the host goes on to the policy before the one that it could not reach its controller with"
@@ -214,7 +217,8 @@ pub(super) fn beside_predecessor(
     policies: Vec<(EncodedPolicy, Source)>,
 ) -> Vec<(EncodedPolicy, Source)> {
     let first = policies.into_iter().next();
-    let known = first.filter(|(_, source)| matches!(source, Source::Disk | Source::Trial));
+    let known = first
+        .filter(|(_, source)| matches!(source, Source::Disk | Source::Trial | Source::Amended));
     if known.is_none() {
         warn!(
             "what an agent of another version enforces stays; its policy is not on disk, so the controller has to send it"

@@ -1,4 +1,6 @@
-//! Wakes the task when interfaces or addresses change.
+//! Wakes the task when interfaces or addresses change: at once, and more seldom the longer it goes on.
+
+use std::{thread::sleep, time::Duration};
 
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -7,6 +9,11 @@ use crate::{
     error::with_causes,
     kernel::{Changes, KernelError},
 };
+
+/// After a change the next ones wait this long, and are one.
+const PAUSE: Duration = Duration::from_millis(10);
+/// As long as changes keep coming the pause doubles, up to this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(320);
 
 /// Hears of changes on a thread of its own, which ends with the receiver. Changes that come together are
 /// one. Without it, the task looks every few seconds.
@@ -25,15 +32,78 @@ pub(super) fn hear() -> mpsc::Receiver<()> {
 }
 
 fn tell(changes: &Changes, sender: &mpsc::Sender<()>) {
+    let mut pause = PAUSE;
     while !sender.is_closed() {
         match changes.wait() {
-            // A full queue says the same already.
-            Ok(true) => drop(sender.try_send(())),
-            Ok(false) => {}
+            Ok(true) => {
+                // A full queue says the same already.
+                let _ = sender.try_send(());
+                sleep(pause);
+                pause = LONGEST_PAUSE.min(2 * pause);
+            }
+            // It was quiet for longer than most pauses.
+            Ok(false) => pause = PAUSE,
             Err(error) => {
                 warn!(error = %with_causes(&error), "changes of interfaces are seen at the next look only");
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::{
+        io::Write as _,
+        path::Path,
+        process::{Command, Stdio},
+        time::Instant,
+    };
+
+    use super::hear;
+    use crate::kernel::testing::in_own_namespace;
+
+    /// Runs commands of `ip` as fast as it can.
+    fn ip(commands: &str) {
+        let mut ip = Command::new("ip");
+        let mut ip = ip
+            .args(["-batch", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        ip.stdin
+            .take()
+            .unwrap()
+            .write_all(commands.as_bytes())
+            .unwrap();
+        assert!(ip.wait().unwrap().success());
+    }
+
+    #[test]
+    fn a_burst_of_changes_wakes_at_once_a_few_times_and_after_its_last() {
+        in_own_namespace(|| {
+            let mut changes = hear();
+            let woken = std::thread::spawn(move || {
+                let mut woken = Vec::new();
+                while changes.blocking_recv().is_some() {
+                    woken.push(Instant::now());
+                    if Path::new("/sys/class/net/bh149").exists() {
+                        break;
+                    }
+                }
+                woken
+            });
+            let begun = Instant::now();
+            let burst: String = (0..150)
+                .map(|number| format!("link add bh{number} type veth peer name bp{number}\n"))
+                .collect();
+            ip(&burst);
+            let woken = woken.join().unwrap();
+            let first = woken[0].duration_since(begun);
+            assert!(first.as_millis() < 1000, "{first:?}");
+            assert!(woken.len() < 30, "{} looks", woken.len());
+        });
     }
 }

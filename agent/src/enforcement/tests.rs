@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use policy::{Action, HostPolicy, Origin, Rule, Tier};
 
 use super::{beginning::closed_policy, *};
-use crate::enforcer::tests::Bpffs;
+use crate::{
+    enforcer::tests::{Bpffs, attaching::ip},
+    kernel::testing::in_own_namespace,
+};
 
 mod crashes;
 
@@ -111,6 +114,26 @@ fn an_exception_ends_to_the_second_and_no_clock_brings_it_back() {
     task.install(with_exception(), Source::Controller).unwrap();
     assert!(!task.enforcer.lets_in());
     assert_eq!(generation(&task), first + 1);
+}
+
+#[test]
+fn nobody_claims_an_address_of_this_host_whatever_interface_holds_it() {
+    in_own_namespace(|| {
+        let host = Host::bare();
+        let mut task = host.start();
+        assert!(task.enforcer.lets_in());
+        ip("link set lo up");
+        ip("addr add 10.0.0.2/32 dev lo");
+        task.look_after();
+        assert!(!task.enforcer.lets_in());
+        assert!(task.facts.borrow().addresses.is_empty());
+        drop(task);
+        let mut task = host.start();
+        assert!(!task.enforcer.lets_in(), "from the start");
+        ip("addr del 10.0.0.2/32 dev lo");
+        task.look_after();
+        assert!(task.enforcer.lets_in());
+    });
 }
 
 #[test]

@@ -8,18 +8,14 @@
 //! is a policy with which no packet has come from the controller at all. A controller that vanishes
 //! without a word in the very moment of a flip looks the same, and costs no more than another apply.
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use policy::{HostPolicy, Identity};
 use proto::Sha256Digest;
 use tracing::{error, info, warn};
 
-use super::{Current, EnforcementTask, Source, log_disk_trouble};
+use super::{Current, EnforcementTask, Source, amended, log_disk_trouble, quarantine};
 use crate::{
     enforcer::EnforceError,
     error::with_causes,
@@ -43,19 +39,13 @@ pub(super) struct Trial {
 }
 
 /// Whether a policy that follows another is put on trial. Quarantine outranks the way to the controller:
-/// a step that puts a host into quarantine, or takes it out, is never undone.
+/// a step that only puts hosts into quarantine, or takes them out, has no trial. Of one that does more
+/// the rest is undone: the way back keeps the peers in quarantine.
 pub(super) fn is_due(before: &HostPolicy, policy: &HostPolicy) -> bool {
-    quarantine(before) == quarantine(policy)
-}
-
-/// Whether the host itself is in quarantine, and the addresses that are.
-fn quarantine(policy: &HostPolicy) -> (bool, BTreeSet<IpAddr>) {
-    let addresses = policy.addresses.iter();
-    let quarantined = addresses
-        .filter(|(_, identity)| **identity == Identity::QUARANTINED)
-        .map(|(address, _)| *address)
-        .collect();
-    (policy.identity == Identity::QUARANTINED, quarantined)
+    let is_in_quarantine = |policy: &HostPolicy| policy.identity == Identity::QUARANTINED;
+    let are_peers_the_same = quarantine::addresses(before) == quarantine::addresses(policy);
+    is_in_quarantine(before) == is_in_quarantine(policy)
+        && (are_peers_the_same || !quarantine::is_all_that_differs(before, policy))
 }
 
 impl EnforcementTask {
@@ -158,6 +148,8 @@ impl EnforcementTask {
         // Once more if this one does not come through.
         trial.until = Instant::now() + TRY_AGAIN;
         let (before, source) = trial.before.clone();
+        let (before, source) =
+            amended(&before, source, current.policy.policy()).unwrap_or((before, source));
         let rolled_back = RolledBack {
             revision: current.policy.policy().revision,
             digest: trial.digest,

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use datapath::{Reason, layout::Counter};
 
-use super::{EnforceError, Enforcer, Live, all_interfaces, live_of};
+use super::{EnforceError, Enforcer, Live, all_interfaces, live_of, survey};
 use crate::{
-    interfaces::Interface,
+    interfaces::{Interface, Unfit},
     kernel::{self, Census, Maps, Predecessor},
 };
 
@@ -53,6 +53,14 @@ impl Enforcer {
         }
         kernel::detach(pin_dir, &interfaces)?;
         Ok(Some(names(attached)))
+    }
+
+    /// The interfaces that are not policed under this setting, though one might think so.
+    ///
+    /// # Errors
+    /// [`EnforceError::Kernel`].
+    pub fn unpoliced(configured: &[String]) -> Result<Vec<(String, Unfit)>, EnforceError> {
+        Ok(survey(configured)?.unfit)
     }
 
     /// Reads the pins; `None` when there are none.

@@ -27,7 +27,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use super::*;
 use crate::plan::{memory, tests::policies};
 
-mod attaching;
+pub mod attaching;
 mod company;
 mod counting;
 mod device;

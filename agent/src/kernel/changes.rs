@@ -46,14 +46,18 @@ impl Changes {
             .map_err(|error| KernelError::io("listening to changes of interfaces", error))
     }
 
-    /// Waits for a change; false when none came for a moment.
+    /// Waits for a change, and takes all that are there; false when none came for a moment.
     ///
     /// # Errors
     /// [`KernelError::Io`].
     pub fn wait(&self) -> Result<bool, KernelError> {
         let mut buffer = [0; BUFFER];
         match recv(&self.0, &mut buffer[..], RecvFlags::empty()) {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                // What fails here fails again at the next wait.
+                while recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT).is_ok() {}
+                Ok(true)
+            }
             Err(error) => match error.raw_os_error() {
                 libc::EAGAIN | libc::EINTR => Ok(false),
                 // More changes than the socket holds: there is something to look at.

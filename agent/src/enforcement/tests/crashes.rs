@@ -287,6 +287,36 @@ fn an_upgrade_with_another_flow_layout_begins_with_new_flow_tables() {
 }
 
 #[test]
+fn a_policy_in_the_kernel_is_not_refused_when_a_hook_does_not_change_hands() {
+    for (hooking, step) in [
+        (HOOKINGS[0], "taking over a link"),
+        (HOOKINGS[1], "taking over a filter"),
+    ] {
+        in_own_namespace(|| {
+            let (mut machine, task) = Machine::new(hooking);
+            drop(task);
+            machine.age(true);
+            for name in ["policy.good", "policy.trial"] {
+                machine.state.remove(name).unwrap();
+            }
+            let mut task = machine.start().unwrap();
+            machine.revision += 1;
+            let policy = machine.policy();
+            let digest = policy.digest();
+            let (taken, _) = machine.watch(Some((step, 0)), || task.take(policy));
+            assert_eq!(taken.unwrap().digest, digest);
+            assert_eq!(machine.enforced(&task), machine.revision);
+            assert!(task.enforcer.has_predecessor());
+            task.look_after();
+            assert!(!task.enforcer.has_predecessor(), "at the next look");
+            assert_eq!(layouts(&machine.bpffs.pin_dir()), ["v1"]);
+            machine.wire.check("with its own");
+            machine.wire.finish();
+        });
+    }
+}
+
+#[test]
 fn an_upgrade_without_the_policy_on_disk_leaves_the_other_version_in_force_until_it_comes() {
     for hooking in HOOKINGS {
         in_own_namespace(|| {

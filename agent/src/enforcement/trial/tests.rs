@@ -204,6 +204,80 @@ fn quarantine_is_never_rolled_back_and_never_refused() {
     assert!(is_due(open(2).policy(), open(3).policy()));
 }
 
+/// Has the peer in quarantine that `lets_in` comes from.
+fn with_quarantine(policy: &EncodedPolicy) -> EncodedPolicy {
+    let peers = [("10.0.0.2".parse().unwrap(), Identity::QUARANTINED)];
+    let only = HostPolicy {
+        addresses: peers.into(),
+        ..closed_policy()
+    };
+    EncodedPolicy::encode(quarantine::with_those_of(policy.policy(), &only).unwrap())
+}
+
+#[test]
+fn a_peer_in_quarantine_is_cut_also_by_a_revision_that_was_rolled_back() {
+    let host = Host::new();
+    let mut task = settled(&host);
+    take(&mut task, shut(2));
+    task.roll_back();
+    for round in 0..3 {
+        let reason = task.take(with_quarantine(&open(2))).unwrap_err();
+        assert!(reason.contains("rolled back"), "{reason}");
+        assert!(reason.ends_with("in quarantine are cut"), "{reason}");
+        assert!(!task.enforcer.lets_in());
+        assert_eq!(facts(&task).rolled_back.unwrap().revision, Revision(2));
+        assert_eq!(facts(&task).applied.unwrap().revision, Revision(1));
+        // After a restart and a reboot it is enforced from the start.
+        drop(task);
+        if round == 1 {
+            crate::enforcer::Enforcer::detach(&host.bpffs.pin_dir()).unwrap();
+        }
+        task = host.start_with(PATIENCE);
+        assert!(!task.enforcer.lets_in());
+        assert_eq!(task.until_rollback(), None);
+    }
+    let reason = task.take(open(2)).unwrap_err();
+    assert!(!reason.contains("quarantine"), "{reason}");
+    take(&mut task, open(3));
+    assert!(task.enforcer.lets_in());
+    assert_eq!(facts(&task).rolled_back, None);
+}
+
+#[test]
+fn a_quarantine_that_comes_with_other_rules_stays_when_they_are_rolled_back() {
+    let host = Host::new();
+    for is_ended_on_its_way in [false, true] {
+        let mut task = settled(&host);
+        let bundle = with_quarantine(&shut(2));
+        take(&mut task, bundle.clone());
+        assert_eq!(facts(&task).trial, Some(bundle.digest()));
+        if is_ended_on_its_way {
+            let rolled_back = RolledBack {
+                revision: Revision(2),
+                digest: bundle.digest(),
+                after_seconds: 30,
+                at: Timestamp::UNIX_EPOCH,
+            };
+            rolled_back.save(&host.state).unwrap();
+            drop(task);
+            task = host.start_with(PATIENCE);
+        } else {
+            task.roll_back();
+        }
+        for _ in 0..2 {
+            assert_eq!(facts(&task).applied.unwrap().revision, Revision(1));
+            assert!(!task.enforcer.lets_in());
+            assert!(facts(&task).rolled_back.is_some());
+            assert_eq!(task.until_rollback(), None);
+            drop(task);
+            task = host.start_with(PATIENCE);
+        }
+        // For the next round.
+        take(&mut task, open(3));
+        take(&mut task, open(1));
+    }
+}
+
 #[test]
 fn without_the_setting_nothing_is_rolled_back() {
     let host = Host::new();

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::{Bpffs, *};
-use crate::kernel::testing::{has_filter, in_own_namespace, kill_link, link_pins, slot_is_foreign};
+use crate::{
+    kernel::testing::{has_filter, in_own_namespace, kill_link, link_pins, slot_is_foreign},
+    status::Status,
+};
 
 pub fn ip(arguments: &str) {
     let status = Command::new("ip")
@@ -259,13 +262,48 @@ fn the_addresses_of_a_bridge_are_those_of_its_policed_port() {
 }
 
 #[test]
+fn every_address_of_the_host_is_known_and_those_of_policed_interfaces_name_it() {
+    in_own_namespace(|| {
+        let bpffs = Bpffs::new();
+        veth("bh0");
+        ip("addr add 10.9.1.1/24 dev bh0");
+        ip("link add br1 type bridge");
+        ip("addr add 172.18.0.1/16 dev br1");
+        ip("link set lo up");
+        ip("addr add 10.9.9.9/32 dev lo");
+        ip("addr add fd00::9/128 dev lo");
+        let enforcer = enforcer(&bpffs, HookingChoice::Tcx, &["bh0"]);
+        let addresses = |texts: &[&str]| -> Vec<IpAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        assert_eq!(enforcer.addresses().unwrap(), addresses(&["10.9.1.1"]));
+        let all = ["10.9.1.1", "10.9.9.9", "172.18.0.1", "fd00::9"];
+        assert_eq!(enforcer.local_addresses().unwrap(), addresses(&all));
+    });
+}
+
+#[test]
 fn an_interface_with_addresses_that_cannot_be_policed_is_told() {
     in_own_namespace(|| {
         ip("tuntap add dev tun0 mode tun");
         ip("addr add 10.9.2.1/24 dev tun0");
         ip("link set tun0 up");
+        // Nothing passes this one.
+        ip("addr add 10.9.2.2/32 dev lo");
         let survey = interfaces::survey(&[]).unwrap();
         assert!(survey.policed.is_empty());
         assert_eq!(survey.unfit, [("tun0".to_owned(), Unfit::LeftOut)]);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().display();
+        let config =
+            format!("controllers = ['10.0.0.9:7443']\nstate_dir = '{path}'\nbpffs = '{path}'");
+        let status = Status::look(&toml::from_str(&config).unwrap()).unwrap();
+        let shown = status.to_string();
+        assert!(
+            shown.contains("not policed       tun0 (carries no Ethernet frames)\n"),
+            "{shown}"
+        );
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!(json["not_policed"]["tun0"], "carries no Ethernet frames");
     });
 }
