@@ -24,7 +24,7 @@ use crate::{
     agent::Agent,
     controller::Controller,
     namespace::Namespace,
-    network::{ADMIN, CLIENT, CONTROLLER, Family, Network, Place},
+    network::{ADMIN, CLIENT, CONTROLLER, Family, Network, Place, Vlan},
     operator::Operator,
     programs::Programs,
     servers::Servers,
@@ -249,6 +249,38 @@ impl Lab {
         let place = self.places.iter().find(|place| place.name == host);
         let place = place.with_context(|| format!("this lab has no host {host}"))?;
         self.network.narrow(place, bytes)
+    }
+
+    /// Makes a VLAN between a host and the router.
+    ///
+    /// # Errors
+    /// When there is no such host, or the kernel refuses.
+    pub fn add_vlan(&self, host: &str, vlan: Vlan) -> Result<()> {
+        let place = self.places.iter().find(|place| place.name == host);
+        let place = place.with_context(|| format!("this lab has no host {host}"))?;
+        self.network.add_vlan(place, vlan)
+    }
+
+    /// Removes a VLAN, at both ends.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove_vlan(&self, host: &str, vlan: Vlan) -> Result<()> {
+        self.network.remove_vlan(host, vlan)
+    }
+
+    /// Whether this kernel has VLANs.
+    ///
+    /// # Errors
+    /// When it has, and makes none.
+    pub fn kernel_has_vlans(&self) -> Result<bool> {
+        self.network.kernel_has_vlans()
+    }
+
+    /// The router's namespace.
+    #[must_use]
+    pub fn router(&self) -> &Namespace {
+        self.network.router()
     }
 
     /// The router as a host sees it.

@@ -1,5 +1,7 @@
 //! Hosts and the router between them, as network namespaces.
 
+mod vlan;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
@@ -8,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+pub use self::vlan::Vlan;
 use crate::{ip, namespace::Namespace};
 
 /// IPv4 or IPv6.
@@ -154,6 +157,10 @@ impl Network {
         self.hosts
             .get(name)
             .with_context(|| format!("this lab has no host {name}"))
+    }
+
+    pub(crate) fn router(&self) -> &Namespace {
+        &self.router
     }
 
     fn namespaces(&self) -> impl Iterator<Item = &Namespace> {

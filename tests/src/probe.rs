@@ -3,13 +3,19 @@
 use std::{
     fmt,
     io::{self, ErrorKind, Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
-    os::fd::AsFd,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
 
 use anyhow::{Context, Result};
-use rustix::net::sockopt::set_socket_linger;
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, SocketType, bind, connect, ipproto, listen, socket,
+        sockopt::{Timeout, set_ipv6_v6only, set_socket_linger, set_socket_timeout},
+    },
+};
 
 use crate::{namespace::Namespace, network::Family};
 
@@ -26,6 +32,8 @@ pub enum Service {
     Tcp(u16),
     /// A datagram to this UDP port, and an answer.
     Udp(u16),
+    /// An SCTP association with this port, and an answer in it.
+    Sctp(u16),
     /// An ICMP or ICMPv6 echo.
     Ping,
 }
@@ -35,6 +43,7 @@ impl fmt::Display for Service {
         match self {
             Self::Tcp(port) => f.pad(&format!("tcp/{port}")),
             Self::Udp(port) => f.pad(&format!("udp/{port}")),
+            Self::Sctp(port) => f.pad(&format!("sctp/{port}")),
             Self::Ping => f.pad("ping"),
         }
     }
@@ -138,6 +147,7 @@ pub(crate) fn attempt(
     match service {
         Service::Tcp(port) => from.inside(|| outcome(tcp((to, port).into(), patience))),
         Service::Udp(port) => from.inside(|| outcome(udp((to, port).into(), patience))),
+        Service::Sctp(port) => from.inside(|| outcome(sctp((to, port).into(), patience))),
         Service::Ping => ping(from, to, patience),
     }
 }
@@ -158,7 +168,11 @@ fn outcome(result: io::Result<()>) -> Outcome {
 
 /// Connects, sends a word and reads it back. In the namespace of the calling thread.
 pub(crate) fn tcp(to: SocketAddr, patience: Duration) -> io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&to, patience)?;
+    exchange(TcpStream::connect_timeout(&to, patience)?, patience)
+}
+
+/// Sends a word and reads it back.
+fn exchange(mut stream: TcpStream, patience: Duration) -> io::Result<()> {
     stream.set_read_timeout(Some(patience))?;
     // Closes with a reset: thousands of connections leave no TIME_WAIT behind.
     set_socket_linger(stream.as_fd(), Some(Duration::ZERO))?;
@@ -167,6 +181,52 @@ pub(crate) fn tcp(to: SocketAddr, patience: Duration) -> io::Result<()> {
         .write_all(b"ahoy")
         .and_then(|()| stream.read_exact(&mut answer))
         .map_err(|error| io::Error::other(format!("connected, then {error}")))
+}
+
+/// As [`tcp`], in an SCTP association.
+fn sctp(to: SocketAddr, patience: Duration) -> io::Result<()> {
+    let socket = sctp_socket(to)?;
+    if to.is_ipv6() {
+        // Else the host offers its IPv4 addresses as further paths.
+        set_ipv6_v6only(&socket, true)?;
+    }
+    set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+    match connect(&socket, &to) {
+        // What the socket says when its time is over.
+        Err(Errno::INPROGRESS) => Err(ErrorKind::TimedOut.into()),
+        Err(error) => Err(error.into()),
+        Ok(()) => exchange(socket.into(), patience),
+    }
+}
+
+/// Takes SCTP associations; a socket of this style is used as one of TCP. It waits for this long at a time:
+/// its shutdown wakes nobody on older kernels.
+pub(crate) fn sctp_listener(at: SocketAddr, wait: Duration) -> io::Result<TcpListener> {
+    let socket = sctp_socket(at)?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(wait))?;
+    bind(&socket, &at)?;
+    listen(&socket, 128)?;
+    Ok(socket.into())
+}
+
+fn sctp_socket(address: SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    socket(family, SocketType::STREAM, Some(ipproto::SCTP))
+}
+
+/// Whether this kernel has SCTP.
+///
+/// # Errors
+/// When it makes no socket for another reason.
+pub fn kernel_has_sctp() -> Result<bool> {
+    match sctp_socket((Ipv4Addr::UNSPECIFIED, 0).into()) {
+        Ok(_) => Ok(true),
+        Err(Errno::PROTONOSUPPORT) => Ok(false),
+        Err(error) => Err(error).context("opening an SCTP socket"),
+    }
 }
 
 /// Sends a datagram and reads it back. In the namespace of the calling thread.

@@ -1,4 +1,4 @@
-//! Servers that echo what they get, on TCP and UDP, and count who came.
+//! Servers that echo what they get, on TCP, UDP and SCTP, and count who came.
 
 use std::{
     io::{self, Read, Write},
@@ -15,9 +15,12 @@ use std::{
 use anyhow::{Context, Result};
 use rustix::net::shutdown;
 
-use crate::{namespace::Namespace, probe::Service};
+use crate::{
+    namespace::Namespace,
+    probe::{Service, sctp_listener},
+};
 
-/// How soon an idle connection notices that its server has ended.
+/// How soon an idle connection, and a listener of SCTP, notices that its server has ended.
 const IDLE: Duration = Duration::from_millis(200);
 
 /// Echo servers of one host, for both families. Dropping them closes their ports.
@@ -37,7 +40,8 @@ struct Port {
 
 #[derive(Debug)]
 enum Socket {
-    Tcp(TcpListener),
+    /// Of SCTP too.
+    Stream(TcpListener),
     Udp(UdpSocket),
 }
 
@@ -51,7 +55,10 @@ impl Servers {
             let any = Ipv6Addr::UNSPECIFIED;
             let socket = namespace.inside(|| -> io::Result<Option<Socket>> {
                 Ok(match service {
-                    Service::Tcp(port) => Some(Socket::Tcp(TcpListener::bind((any, port))?)),
+                    Service::Tcp(port) => Some(Socket::Stream(TcpListener::bind((any, port))?)),
+                    Service::Sctp(port) => {
+                        Some(Socket::Stream(sctp_listener((any, port).into(), IDLE)?))
+                    }
                     Service::Udp(port) => Some(Socket::Udp(UdpSocket::bind((any, port))?)),
                     Service::Ping => None, // The kernel answers.
                 })
@@ -74,7 +81,7 @@ impl Servers {
                 Arc::clone(&self.stop),
             );
             move || match &*socket {
-                Socket::Tcp(listener) => accept(listener, &arrivals, &stop),
+                Socket::Stream(listener) => accept(listener, &arrivals, &stop),
                 Socket::Udp(socket) => reflect(socket, &arrivals, &stop),
             }
         });
@@ -105,7 +112,7 @@ impl Drop for Servers {
         for port in &mut self.ports {
             // Wakes the thread that waits on the socket. UDP answers ENOTCONN, and wakes all the same.
             let _ = match &*port.socket {
-                Socket::Tcp(listener) => shutdown(listener.as_fd(), rustix::net::Shutdown::Both),
+                Socket::Stream(listener) => shutdown(listener.as_fd(), rustix::net::Shutdown::Both),
                 Socket::Udp(socket) => shutdown(socket.as_fd(), rustix::net::Shutdown::Both),
             };
             if let Some(thread) = port.thread.take() {

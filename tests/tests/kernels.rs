@@ -4,44 +4,76 @@
 
 #![forbid(unsafe_code)]
 
-use std::{fs, net::UdpSocket, path::PathBuf};
+use std::{env, fs, io::ErrorKind, net::UdpSocket, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::{CLIENT, Family, HostSpec, LONG, Lab, Lockstep, Service, allowed, denied, wait_until};
+use lab::{
+    CLIENT, Family, HostSpec, LONG, Lab, Lockstep, Service, Vlan, allowed, denied, kernel_has_sctp,
+    wait_until,
+};
 
-use Service::{Ping, Tcp};
+use Service::{Ping, Sctp, Tcp, Udp};
 
 /// Enforces, and is looked at.
 const HOST: &str = "app-1";
 const DATAGRAMS: u64 = 100;
 /// Where nobody listens, and nobody may send to.
 const UNSERVED: u16 = 9;
+/// Where datagrams with tags are answered.
+const TAGGED: u16 = 5900;
+const VLANS: [Vlan; 2] = [Vlan::Single, Vlan::Double];
+/// Of these machines' kernels nothing is left out.
+const WHOLE: &str = "WHOLE";
 
 #[test]
 fn the_agent_lives_its_life_on_this_kernel() -> Result<()> {
     let kernel = Kernel::running()?;
     Lab::run_bare(&[HostSpec::APP], |lab| {
         println!("load, attach");
-        lab.serve(HOST, &[Tcp(8080), Tcp(8081)])?;
+        let sctp = is_part("SCTP", kernel_has_sctp()?)?;
+        let vlans = is_part("VLANs", lab.kernel_has_vlans()?)?;
+        let mut services = vec![Tcp(8080), Tcp(8081), Udp(TAGGED)];
+        if sctp {
+            services.extend([Sctp(8080), Sctp(8081)]);
+        }
+        lab.serve(HOST, &services)?;
         let token = lab.create_token(&HostSpec::APP)?;
         lab.agent(HOST)?.give_token(&token)?;
         start(lab)?;
         expect_hooks(lab, kernel.has_tcx())?;
 
         println!("enforce");
-        lab.apply(&host_only_answers("tcp/8080, tcp/7000, udp/5000-5999"))?;
-        let enforced = [
+        lab.apply(&host_only_answers(
+            "tcp/8080, tcp/7000, udp/5000-5999, sctp/8080",
+        ))?;
+        let mut enforced = vec![
             allowed("client-1", HOST, Tcp(8080)),
             denied("client-1", HOST, Tcp(8081)),
             denied("client-1", HOST, Ping),
             denied("admin-1", HOST, Tcp(8080)),
             denied(HOST, "client-1", Ping),
         ];
+        if sctp {
+            enforced.push(allowed("client-1", HOST, Sctp(8080)));
+            enforced.push(denied("client-1", HOST, Sctp(8081)));
+        }
         lab.check(&enforced)?;
         every_denied_packet_is_counted(lab)?;
         lab.wait_denial("a datagram from admin-1", HOST, |denial| {
             denial.protocol == "udp" && denial.local_port == UNSERVED
         })?;
+        if sctp {
+            lab.wait_denial("an association from client-1", HOST, |denial| {
+                denial.protocol == "sctp" && denial.local_port == 8081
+            })?;
+        }
+        if vlans {
+            println!("VLANs, policed on the device below them");
+            VLANS
+                .iter()
+                .try_for_each(|vlan| lab.add_vlan(HOST, *vlan))?;
+            polices_vlans(lab)?;
+        }
 
         println!("restart, adopt");
         let traffic = Traffic::start(lab, 5000)?;
@@ -49,6 +81,10 @@ fn the_agent_lives_its_life_on_this_kernel() -> Result<()> {
         lab.agent(HOST)?.daemon().kill_9()?;
         traffic.goes_on()?;
         lab.check(&enforced)?;
+        // From now on it takes VLANs too: they have addresses.
+        lab.agent(HOST)?.configure(|config| {
+            config.remove("interfaces");
+        })?;
         if !kernel.has_tcx() {
             tcx_is_refused(lab)?;
             set_hooking(lab, "clsact")?;
@@ -57,10 +93,20 @@ fn the_agent_lives_its_life_on_this_kernel() -> Result<()> {
         traffic.goes_on()?;
         lab.check(&enforced)?;
         let after = Status::of(lab)?;
+        // The addresses of VLANs are the host's own, which is a flip of its own. New maps begin with 1.
         ensure!(
-            before.generation == after.generation && before.denied <= after.denied,
+            before.generation <= after.generation && before.denied <= after.denied,
             "the maps were not adopted: {before:?}, then {after:?}"
         );
+        if vlans {
+            println!("VLANs, policed themselves");
+            expect_interfaces(lab, "double, eth0, single")?;
+            polices_vlans(lab)?;
+            lab.remove_vlan(HOST, Vlan::Double)?;
+            lab.add_vlan(HOST, Vlan::Double)?;
+            expect_interfaces(lab, "double, eth0, single")?;
+            polices_vlans(lab)?;
+        }
 
         println!("flip");
         let connection = lab.busy("client-1", HOST, 7000, Family::V6)?;
@@ -109,6 +155,17 @@ impl Kernel {
     fn has_tcx(&self) -> bool {
         (self.0, self.1) >= (6, 6)
     }
+}
+
+/// Says whether something is tested that not every kernel has.
+fn is_part(what: &str, has: bool) -> Result<bool> {
+    ensure!(
+        has || env::var_os(WHOLE).is_none(),
+        "this kernel should have {what}"
+    );
+    let word = if has { "with" } else { "without" };
+    println!("{word} {what}");
+    Ok(has)
 }
 
 /// What the kernel holds, as `bulkhead-agent status` shows it.
@@ -166,7 +223,7 @@ impl Traffic {
 fn host_only_answers(ports: &str) -> String {
     format!(
         "{{ apiVersion: bulkhead/v1, kind: Segment, name: app, match: {{ tier: app }} }}\n---\n\
-         {{ apiVersion: bulkhead/v1, kind: Segment, name: client, subnets: [{}, \"{}\"] }}\n---\n\
+         {{ apiVersion: bulkhead/v1, kind: Segment, name: client, subnets: [{}, \"{}\", 10.67.0.0/16] }}\n---\n\
          {{ apiVersion: bulkhead/v1, kind: Policy, name: app, appliesTo: app, \
            ingress: [{{ from: [client], allow: [{ports}] }}], egress: [] }}\n",
         format_args!("{}/32", CLIENT.address(Family::V4)),
@@ -207,6 +264,56 @@ fn every_denied_packet_is_counted(lab: &mut Lab) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// On each VLAN what is allowed is answered, and what is denied is counted, once, and goes nowhere.
+fn polices_vlans(lab: &mut Lab) -> Result<()> {
+    const EACH: u64 = 10;
+    let before = Status::of(lab)?.denied;
+    let mut sent = 0;
+    for vlan in VLANS {
+        let (host, router) = (vlan.host(), vlan.router());
+        let ours = lab.namespace(HOST)?;
+        let ours = ours.inside(|| UdpSocket::bind((host, UNSERVED)))??;
+        let theirs = lab
+            .router()
+            .inside(|| UdpSocket::bind((router, UNSERVED)))??;
+        theirs.set_read_timeout(Some(LONG))?;
+        for _ in 0..EACH {
+            theirs.send_to(b"denied", (host, UNSERVED))?;
+            // A drop may be told as an error.
+            let _ = ours.send_to(b"denied", (router, UNSERVED));
+            sent += 2;
+            theirs.send_to(b"allowed", (host, TAGGED))?;
+            let mut answer = [0; 7];
+            let answered = theirs.recv(&mut answer);
+            answered.with_context(|| format!("waiting for an answer over {vlan:?}"))?;
+            ensure!(&answer == b"allowed", "what is denied came over {vlan:?}");
+        }
+        for socket in [ours, theirs] {
+            socket.set_nonblocking(true)?;
+            let silent = socket.recv(&mut [0; 7]);
+            ensure!(
+                silent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock),
+                "what is denied came over {vlan:?}"
+            );
+        }
+    }
+    wait_until("what is denied in VLANs to be counted", LONG, || {
+        Ok(Status::of(lab)?.denied >= before + sent)
+    })?;
+    let counted = Status::of(lab)?.denied - before;
+    ensure!(counted == sent, "{counted} packets were counted, of {sent}");
+    Ok(())
+}
+
+/// Waits until these are policed.
+fn expect_interfaces(lab: &mut Lab, names: &str) -> Result<()> {
+    let expected = format!("on {names}");
+    wait_until(&format!("enforcement {expected}"), LONG, || {
+        let shown = lab.agent(HOST)?.once("status")?.fine()?.stdout;
+        Ok(shown.lines().any(|line| line.ends_with(&expected)))
+    })
 }
 
 /// Starts the agent, and waits until it has taken up what is enforced.

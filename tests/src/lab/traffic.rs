@@ -220,7 +220,7 @@ impl Lab {
             {
                 let port = match service {
                     Service::Tcp(port) | Service::Udp(port) => port,
-                    Service::Ping => bail!("pings are not for hammers"),
+                    Service::Sctp(_) | Service::Ping => bail!("{service} is not for hammers"),
                 };
                 nails.push(Nail {
                     from: self.namespace(from)?.clone(),

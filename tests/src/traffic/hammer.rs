@@ -142,7 +142,9 @@ impl Shared {
                 Service::Udp(_) if may_pass => udp(to, patience),
                 // Nothing to wait for: the server counts what arrives.
                 Service::Udp(_) => shout(to),
-                Service::Ping => Err(io::Error::other("pings are not for hammers")),
+                Service::Sctp(_) | Service::Ping => {
+                    Err(io::Error::other("hammers are for TCP and UDP"))
+                }
             };
             tried.fetch_add(1, Ordering::Relaxed);
             let counted_elsewhere = !may_pass && matches!(service, Service::Udp(_));

@@ -17,9 +17,23 @@ use crate::{command, root, setup::find_program};
 /// What the test calls, beside the programs under test.
 const TOOLS: [&str; 3] = ["ip", "ping", "timeout"];
 
-/// Modules of Debian's kernels: those for the network of namespaces, and those for clsact filters. In
-/// the order of what needs what.
-const MODULES: [&str; 6] = ["llc", "stp", "bridge", "veth", "sch_ingress", "cls_bpf"];
+/// Modules of Debian's kernels: for the network of namespaces, clsact filters, VLANs and SCTP. In the order
+/// of what needs what.
+const MODULES: [&str; 13] = [
+    "llc",
+    "stp",
+    "bridge",
+    "veth",
+    "sch_ingress",
+    "cls_bpf",
+    "garp",
+    "mrp",
+    "8021q",
+    "libcrc32c",
+    "udp_tunnel",
+    "ip6_udp_tunnel",
+    "sctp",
+];
 
 /// The programs under test, and the test.
 pub struct Programs(Vec<(String, PathBuf)>);
@@ -118,7 +132,7 @@ fn copy_modules(files: &Files, to: &Path) -> Result<()> {
     )?;
     for (number, name) in MODULES.iter().enumerate() {
         let plain = format!("/{name}.ko");
-        let target = to.join(format!("{number}-{name}.ko"));
+        let target = to.join(format!("{number:02}-{name}.ko"));
         let compressed = format!("{plain}.xz");
         if let Some(path) = found.lines().find(|path| path.ends_with(&plain)) {
             copy(Path::new(path), &target)?;

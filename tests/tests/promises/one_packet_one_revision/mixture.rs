@@ -65,6 +65,10 @@ fn allows(
             slot: ProtocolSlot::Udp,
             key,
         },
+        Service::Sctp(key) => PortKey {
+            slot: ProtocolSlot::Sctp,
+            key,
+        },
         Service::Ping => return None,
     };
     let (row, column) = (

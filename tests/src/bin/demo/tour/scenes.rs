@@ -244,6 +244,7 @@ fn tells_of(denial: &Denial, flow: &Flow) -> bool {
     let asked = match flow.service {
         Tcp(port) => denial.protocol == "tcp" && target.1 == port,
         Udp(port) => denial.protocol == "udp" && target.1 == port,
+        Service::Sctp(port) => denial.protocol == "sctp" && target.1 == port,
         Ping => denial.protocol.starts_with("icmp"),
     };
     asked && source == from.address(flow.family) && target.0 == to.address(flow.family)
