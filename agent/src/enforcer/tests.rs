@@ -36,6 +36,7 @@ mod flips;
 mod flows;
 mod frames;
 mod one_address;
+mod random;
 pub mod wire;
 
 /// Before every end: all rules are in force.

@@ -53,22 +53,15 @@ impl Programs {
 
     /// Empties the tables of flows and of fragments, so that the next packet opens a flow.
     pub fn forget_flows(&self) -> Result<(), KernelError> {
-        fn clear<const N: usize, const V: usize>(
-            pin_dir: &Path,
-            name: &'static str,
-        ) -> Result<(), KernelError> {
-            let mut map: HashMap<MapData, [u8; N], [u8; V]> = maps::open_map(pin_dir, name)?;
-            let keys: Vec<_> = map.keys().flatten().collect();
-            for key in keys {
-                map.remove(&key)
-                    .map_err(|error| KernelError::bpf(format!("emptying {name}"), error))?;
-            }
-            Ok(())
-        }
         const FLOW: usize = size_of::<Flow>();
-        const FRAGMENT: usize = size_of::<FirstFragment>();
         clear::<16, FLOW>(&self.pin_dir, "FLOWS_V4")?;
         clear::<40, FLOW>(&self.pin_dir, "FLOWS_V6")?;
+        self.forget_fragments()
+    }
+
+    /// Empties the tables of fragments, so that a later fragment is an orphan.
+    pub fn forget_fragments(&self) -> Result<(), KernelError> {
+        const FRAGMENT: usize = size_of::<FirstFragment>();
         clear::<16, FRAGMENT>(&self.pin_dir, "FRAGMENTS_V4")?;
         clear::<40, FRAGMENT>(&self.pin_dir, "FRAGMENTS_V6")
     }
@@ -86,6 +79,19 @@ impl Programs {
         let descriptor = program.fd().unwrap().as_fd();
         link::Link::create(descriptor, interface.index, HOOKS[0].point).unwrap()
     }
+}
+
+fn clear<const N: usize, const V: usize>(
+    pin_dir: &Path,
+    name: &'static str,
+) -> Result<(), KernelError> {
+    let mut map: HashMap<MapData, [u8; N], [u8; V]> = maps::open_map(pin_dir, name)?;
+    let keys: Vec<_> = map.keys().flatten().collect();
+    for key in keys {
+        map.remove(&key)
+            .map_err(|error| KernelError::bpf(format!("emptying {name}"), error))?;
+    }
+    Ok(())
 }
 
 /// Sends a frame out of an interface. Of one that is longer than a page only the Ethernet header lies in the

@@ -78,7 +78,7 @@ fn a_scan_in_fragments_finds_nothing_and_is_counted() -> Result<()> {
         lab.serve("app-1", &[Tcp(8080)])?;
         lab.apply(&policy(&[BODY]))?;
         let to = lab.address("app-1", Family::V4)?.to_string();
-        // The port is open to web-1, in whole packets.
+        // The port is open to web-1, in whole packets. nmap cuts up IPv4 alone.
         for (options, state) in [(&["-sS"][..], "open"), (&["-sS", "-f"], "filtered")] {
             let mut nmap = lab.namespace("web-1")?.command("nmap");
             let nmap = nmap.args(["-n", "-Pn", "-p", "8080", "--max-retries", "1"]);

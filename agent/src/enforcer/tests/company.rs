@@ -1,7 +1,15 @@
 //! What others do on a policed interface, and to it: programs before and after ours, a file system
 //! without room, interfaces that go, come back and move.
 
-use std::{fs, os::fd::AsFd as _, path::Path, process::Command};
+use std::{
+    fs,
+    net::UdpSocket,
+    os::fd::AsFd as _,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -169,8 +177,7 @@ fn a_full_bpffs_leaves_what_is_enforced_and_a_new_interface_is_policed() {
             enforcer.attach().unwrap();
         });
         wire.check("without room");
-        drop(wire);
-        ip(&format!("link del {INTERFACE}"));
+        wire.remove();
 
         let wire = Wire::new();
         let mut enforcer = bpffs.enforcer_on(HookingChoice::Tcx, INTERFACE).unwrap();
@@ -194,8 +201,7 @@ fn an_interface_that_goes_and_comes_back_is_policed_again_and_has_one_copy() {
             let bpffs = Bpffs::new();
             let (wire, mut enforcer) = policed_wire(&bpffs, hooking);
             wire.finish();
-            drop(wire);
-            ip(&format!("link del {INTERFACE}"));
+            wire.remove();
             assert!(enforcer.attach().unwrap().is_empty());
             assert!(link_pins(&bpffs.pin_dir()).is_empty());
             let changes = Changes::listen().unwrap();
@@ -204,6 +210,56 @@ fn an_interface_that_goes_and_comes_back_is_policed_again_and_has_one_copy() {
             assert_eq!(enforcer.attach().unwrap(), [INTERFACE]);
             wire.check("on the one that came back");
             wire.finish();
+        });
+    }
+}
+
+/// How long a new interface may be open, from before it is made, on a busy machine. A quiet one takes
+/// milliseconds.
+const OPEN: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_new_interface_is_open_until_the_agent_has_heard_of_it_and_no_longer() {
+    const DENIED: usize = 100;
+    for hooking in HOOKINGS {
+        in_own_namespace(|| {
+            let bpffs = Bpffs::new();
+            let (wire, mut enforcer) = policed_wire(&bpffs, hooking);
+            wire.remove();
+            let wire = Wire::new();
+            assert!(wire.leaks(), "nobody has attached to it");
+            wire.remove();
+            assert!(enforcer.attach().unwrap().is_empty());
+
+            let changes = Changes::listen().unwrap();
+            thread::scope(|scope| {
+                let begun = Instant::now();
+                let agent = scope.spawn(move || {
+                    while enforcer.attach().unwrap().is_empty() {
+                        changes.wait().unwrap();
+                    }
+                    (begun.elapsed(), enforcer)
+                });
+                let wire = Wire::new();
+                let mut sent = 0;
+                while !agent.is_finished() {
+                    wire.send(5001);
+                    sent += 1;
+                }
+                let (open, enforcer) = agent.join().unwrap();
+                // What was under way.
+                thread::sleep(Duration::from_millis(100));
+                let leaked = wire.leaked();
+                println!("{hooking:?}: policed after {open:?}; {leaked} of {sent} came through");
+                assert!(open < OPEN, "{open:?}");
+                let denied = || enforcer.counters().unwrap().packets_denied;
+                let before = denied();
+                for _ in 0..DENIED {
+                    wire.send(5001);
+                }
+                wire.finish();
+                assert_eq!(denied() - before, DENIED as u64);
+            });
         });
     }
 }
@@ -231,7 +287,7 @@ fn an_interface_that_is_moved_to_another_namespace_takes_no_copy_along() {
     for hooking in HOOKINGS {
         in_own_namespace(|| {
             let bpffs = Bpffs::new();
-            let (_wire, mut enforcer) = policed_wire(&bpffs, hooking);
+            let (wire, mut enforcer) = policed_wire(&bpffs, hooking);
             let name = format!("bhmove{}", rustix::thread::gettid().as_raw_nonzero());
             ip(&format!("netns add {name}"));
             let _removed = Removed(&name);
@@ -252,18 +308,49 @@ fn an_interface_that_is_moved_to_another_namespace_takes_no_copy_along() {
             let index = there(&format!("cat /sys/class/net/{INTERFACE}/ifindex"));
             let index = index.trim().parse().unwrap();
             assert!(!inside(&name, || runs_tcx(index)), "{hooking:?}");
+            let denied = || enforcer.counters().unwrap().packets_denied;
+            let before = denied();
+            expect_nothing_is_cut(&wire, &name);
+            assert_eq!(denied(), before, "what is judged here is not what is there");
+
             let here = rustix::thread::gettid().as_raw_nonzero();
             there(&format!("ip link set {INTERFACE} netns {here}"));
             assert!(Path::new("/sys/class/net").join(INTERFACE).exists());
+            // It comes back without an address, and is policed before it has one.
             assert_eq!(enforcer.attach().unwrap(), [INTERFACE], "{hooking:?}");
+            Wire::set_up();
+            wire.wait_up();
+            let denied = || enforcer.counters().unwrap().packets_denied;
+            let before = denied();
+            wire.check("on the interface that is back");
+            assert_eq!(denied() - before, 3, "each that was denied");
+            wire.finish();
         });
+    }
+}
+
+/// In another namespace, where nobody polices, all that is sent arrives.
+fn expect_nothing_is_cut(wire: &Wire, namespace: &str) {
+    let sockets = inside(namespace, || {
+        Wire::set_up();
+        [5000, 5001].map(|port| (port, UdpSocket::bind(("10.9.0.1", port)).unwrap()))
+    });
+    for (port, socket) in sockets {
+        for number in 0..10 {
+            assert!(wire.send(port));
+            socket
+                .set_read_timeout(Some(Duration::from_secs(5)))
+                .unwrap();
+            let heard = socket.recv_from(&mut [0; 8]);
+            assert!(heard.is_ok(), "datagram {number} to {port}: {heard:?}");
+        }
     }
 }
 
 /// Runs something in a named namespace.
 fn inside<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
     let namespace = fs::File::open(Path::new("/run/netns").join(name)).unwrap();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let inside = scope.spawn(|| {
             let network = Some(LinkNameSpaceType::Network);
             move_into_link_name_space(namespace.as_fd(), network).unwrap();

@@ -2,15 +2,11 @@
 //! of them in memory, and what the loaded programs do.
 //!
 //! A case is a sequence under a series of generations. A round has several hundred, which share the flips.
-//! `BULKHEAD_SEED` repeats a run, `BULKHEAD_CASES` says how many cases there are to be instead of how long.
 
 mod packets;
 mod reference;
 
-use std::{
-    env,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::Duration;
 
 use datapath::Reason;
 use proptest::{
@@ -22,7 +18,10 @@ use self::{
     packets::Packet,
     reference::{Reference, World},
 };
-use super::*;
+use super::{
+    random::{Length, Random, seed},
+    *,
+};
 
 /// For how long cases are tried where their number is not given.
 const TIME: Duration = Duration::from_secs(20);
@@ -32,28 +31,6 @@ const SEQUENCES: u16 = 300;
 const GENERATIONS: usize = 3;
 /// Packets of a sequence under each of them, at most.
 const PACKETS: usize = 4;
-
-/// Xorshift (Marsaglia, 2003).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) as usize % bound
-    }
-}
-
-fn seed() -> u64 {
-    match env::var("BULKHEAD_SEED") {
-        Ok(seed) => seed.parse().expect("BULKHEAD_SEED is a number"),
-        Err(_) => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-            u64::from(now.subsec_nanos()) + 1
-        }
-    }
-}
 
 /// The programs in the kernel, and the same in memory.
 struct Both {
@@ -111,11 +88,7 @@ fn stamp() -> Stamp {
 #[test]
 fn evaluation_the_datapath_in_memory_and_the_kernel_agree_on_sequences_of_packets() {
     let seed = seed();
-    let cases: Option<u64> = env::var("BULKHEAD_CASES")
-        .ok()
-        .map(|cases| cases.parse().expect("BULKHEAD_CASES is a number"));
-    println!("BULKHEAD_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_ne_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
@@ -128,11 +101,11 @@ fn evaluation_the_datapath_in_memory_and_the_kernel_agree_on_sequences_of_packet
         observed: Observed::default(),
     };
     let (mut done, mut judged) = (0, HashMap::<_, u64>::new());
-    let started = Instant::now();
-    while cases.map_or(started.elapsed() < TIME, |cases| done < cases) {
+    let length = Length::of(TIME);
+    while length.goes_on(done) {
         done += round(&mut random, &mut runner, &mut both, &mut judged);
     }
-    println!("{done} cases in {:?}: {judged:?}", started.elapsed());
+    println!("{done} cases in {:?}: {judged:?}", length.elapsed());
     for outcome in [
         Ok(Reason::Allowed),
         Err(Reason::Policy),

@@ -1,11 +1,6 @@
 //! Frames into the loaded programs, against what another parser says of them.
 
-use std::{
-    cell::RefCell,
-    fs,
-    path::Path,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{cell::Cell, collections::HashSet, fs, path::Path, time::Duration};
 
 use datapath::{
     Reason,
@@ -13,10 +8,13 @@ use datapath::{
 };
 use policy::{PeerMatch, PortSpan, Tier, host_policy::SubnetMatch};
 
-use super::*;
+use super::{
+    random::{Length, Random, seed},
+    *,
+};
 use crate::config::OtherEthertypes;
 
-/// How long random changes are tried.
+/// For how long random changes are tried where their number is not given.
 const TIME: Duration = Duration::from_secs(5);
 
 /// Whether the kernel takes a frame for a test run: it has more than an Ethernet header, all of an IP header
@@ -115,8 +113,17 @@ fn corpus() -> Vec<Vec<u8>> {
 struct Bench {
     enforcer: Enforcer,
     merged: HostPolicy,
-    /// How many frames passed, and how many did not.
-    tally: [u64; 2],
+    /// Whose flows may be in the tables: the addresses of both ends, and the protocol.
+    flows: HashSet<(IpAddr, IpAddr, u8)>,
+    tally: Tally,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    passed: u64,
+    dropped: u64,
+    /// How often the flows were emptied.
+    emptied: u64,
 }
 
 impl Bench {
@@ -128,7 +135,8 @@ impl Bench {
         Self {
             enforcer,
             merged: local.merge(&policy),
-            tally: [0; 2],
+            flows: HashSet::new(),
+            tally: Tally::default(),
         }
     }
 
@@ -138,19 +146,32 @@ impl Bench {
         counter.unwrap().1.packets
     }
 
-    /// Judges the frames of an input, each by the kernel and by the model.
+    /// Judges the frames of an input, each by the kernel and by the model. Flows stay until one of them may let
+    /// pass what policy denies: the model knows of none.
     fn judge(&mut self, input: &[u8]) {
         let mut model = Model::default();
-        self.enforcer.programs.forget_flows().unwrap();
+        self.enforcer.programs.forget_fragments().unwrap();
         for (direction, frame) in frames_of(input) {
             if !is_taken(frame) {
                 continue;
             }
             let merged = &self.merged;
-            let Expected { afresh, outcome } =
-                model.expect(direction, frame, |asked| allows(merged, asked));
+            let asked_of = Cell::new(None);
+            let Expected { afresh, outcome } = model.expect(direction, frame, |asked| {
+                asked_of.set(Some((asked.local, asked.remote, asked.protocol)));
+                allows(merged, asked)
+            });
             if afresh {
-                self.enforcer.programs.forget_flows().unwrap();
+                self.enforcer.programs.forget_fragments().unwrap();
+            }
+            match (outcome, asked_of.get()) {
+                (Ok(_), Some(ends)) => drop(self.flows.insert(ends)),
+                (Err(Reason::Policy), Some(ends)) if self.may_pass(ends) => {
+                    self.enforcer.programs.forget_flows().unwrap();
+                    self.flows.clear();
+                    self.tally.emptied += 1;
+                }
+                _ => {}
             }
             let (Ok(reason) | Err(reason)) = outcome;
             let before = self.packets(reason);
@@ -163,7 +184,18 @@ impl Bench {
             let counted = self.packets(reason) - before;
             let silent = u64::from(outcome != Ok(Reason::Allowed));
             assert_eq!(counted, silent, "{outcome:?}, {direction:?} {frame:02x?}");
-            self.tally[usize::from(outcome.is_err())] += 1;
+            match outcome {
+                Ok(_) => self.tally.passed += 1,
+                Err(_) => self.tally.dropped += 1,
+            }
+        }
+    }
+
+    /// Whether a flow may claim a packet: its own, or an ICMP error about it.
+    fn may_pass(&self, ends: (IpAddr, IpAddr, u8)) -> bool {
+        match ends.2 {
+            1 | 58 => !self.flows.is_empty(),
+            _ => self.flows.contains(&ends),
         }
     }
 }
@@ -176,33 +208,30 @@ fn the_kernel_judges_frames_as_another_parser_reads_them() {
     for input in &inputs {
         bench.judge(input);
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let seed = now.subsec_nanos();
-    println!("the seed of the changes is {seed}");
-    let random = RefCell::new(u64::from(seed) | 1);
-    // Xorshift (Marsaglia, 2003).
-    let below = |bound: usize| {
-        let mut state = random.borrow_mut();
-        *state ^= *state << 13;
-        *state ^= *state >> 7;
-        *state ^= *state << 17;
-        (*state >> 16) as usize % bound
-    };
-    let started = Instant::now();
-    while started.elapsed() < TIME {
-        let mut input = inputs[below(inputs.len())].clone();
-        for _ in 0..1 + below(3) {
-            let at = below(input.len());
-            input[at] = match below(3) {
-                0 => below(256) as u8,
-                1 => input[at] ^ 1 << below(8),
-                _ => [0, 1, 0xff][below(3)],
+    let mut random = Random::new(seed());
+    let (mut done, length) = (0, Length::of(TIME));
+    while length.goes_on(done) {
+        let mut input = inputs[random.below(inputs.len())].clone();
+        for _ in 0..1 + random.below(3) {
+            let at = random.below(input.len());
+            input[at] = match random.below(3) {
+                0 => random.below(256) as u8,
+                1 => input[at] ^ 1 << random.below(8),
+                _ => [0, 1, 0xff][random.below(3)],
             };
         }
         bench.judge(&input);
+        done += 1;
     }
-    let [passed, dropped] = bench.tally;
-    println!("{passed} frames passed, {dropped} did not");
+    let Tally {
+        passed,
+        dropped,
+        emptied,
+    } = bench.tally;
+    println!(
+        "{done} cases in {:?}: {passed} frames passed, {dropped} did not; flows were emptied {emptied} times",
+        length.elapsed()
+    );
     assert!(passed > 100 && dropped > 100, "{passed}, {dropped}");
 }
 

@@ -40,7 +40,7 @@ impl Wire {
             for command in [
                 "link set lo up",
                 "addr add 10.9.0.2/24 dev there",
-                "link set there up",
+                "link set there addrgenmode none up",
                 "neigh replace 10.9.0.1 lladdr 02:00:00:00:00:01 dev there",
             ] {
                 ip(command);
@@ -53,13 +53,7 @@ impl Wire {
         ip(&format!(
             "link set there netns {thread} address 02:00:00:00:00:02"
         ));
-        ip(&format!(
-            "link set {INTERFACE} address 02:00:00:00:00:01 up"
-        ));
-        ip(&format!("addr add 10.9.0.1/24 dev {INTERFACE}"));
-        ip(&format!(
-            "neigh replace 10.9.0.2 lladdr 02:00:00:00:00:02 dev {INTERFACE}"
-        ));
+        Self::set_up();
         start.send(()).unwrap();
         let (steady, fresh, hears) = neighbour.join().unwrap();
         let here = |port| UdpSocket::bind(("10.9.0.1", port)).unwrap();
@@ -76,11 +70,40 @@ impl Wire {
         for silent in [&wire.denied, &wire.hears] {
             silent.set_nonblocking(true).unwrap();
         }
-        // The first packet on a link that has just come up may wait for the carrier.
-        while wire.steady.send_to(b"up?", ("10.9.0.1", 5000)).is_err()
-            || wire.allowed.recv_from(&mut [0; 8]).is_err()
-        {}
+        wire.wait_up();
         wire
+    }
+
+    /// Gives the interface its addresses, in the calling thread's namespace. Without IPv6 nothing is sent but
+    /// what a test sends.
+    pub fn set_up() {
+        ip(&format!(
+            "link set {INTERFACE} address 02:00:00:00:00:01 addrgenmode none up"
+        ));
+        ip(&format!("addr add 10.9.0.1/24 dev {INTERFACE}"));
+        ip(&format!(
+            "neigh replace 10.9.0.2 lladdr 02:00:00:00:00:02 dev {INTERFACE}"
+        ));
+    }
+
+    /// Removes the interface, while the neighbour is still there: both ends go with either's namespace.
+    pub fn remove(self) {
+        ip(&format!("link del {INTERFACE}"));
+    }
+
+    /// The first packet on a link that has just come up may wait for the carrier.
+    pub fn wait_up(&self) {
+        while !self.send(5000) || self.allowed.recv_from(&mut [0; 8]).is_err() {}
+    }
+
+    /// Sends a datagram to a port of this host; whether the sender heard of no error.
+    pub fn send(&self, port: u16) -> bool {
+        self.steady.send_to(b"sent", ("10.9.0.1", port)).is_ok()
+    }
+
+    /// How many datagrams have come to a port that is denied, since it was asked last.
+    pub fn leaked(&self) -> usize {
+        std::iter::from_fn(|| self.denied.recv_from(&mut [0; 8]).ok()).count()
     }
 
     /// What the host enforces: what is asked of port 5000 is answered, and nothing else passes. Two
