@@ -181,7 +181,8 @@ async fn start(preflight: Preflight) -> Result<Tasks, AgentError> {
     Ok(tasks)
 }
 
-fn local_tiers(
+/// What the host knows of itself, but for its own addresses.
+pub fn local_tiers(
     config: &Config,
     file: &std::path::Path,
     controllers: Vec<SocketAddr>,

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::{
+    fmt::Display,
     io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
@@ -8,6 +9,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
@@ -20,6 +22,7 @@ use crate::{
     enrol,
     error::AgentError,
     flows::FlowList,
+    rules::RuleList,
     state::{StateDir, controllers::Controllers},
     status::Status,
 };
@@ -64,6 +67,14 @@ enum Command {
         /// Those past their timeouts too, whose room is free for others
         #[arg(long)]
         all: bool,
+        /// How to show them
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// List the rules that this host enforces, its own included, with what each has decided
+    Rules {
+        #[command(flatten)]
+        config: ConfigFile,
         /// How to show them
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
@@ -115,6 +126,7 @@ pub fn main() -> Result<ExitCode, AgentError> {
             all,
             output,
         } => flows(config, all, output),
+        Command::Rules { config, output } => rules(config, output),
     }
 }
 
@@ -211,14 +223,29 @@ fn flows(config: ConfigFile, all: bool, output: Output) -> Result<ExitCode, Agen
     log_from("warn");
     let config = Config::load(&config.path)?;
     let flows = FlowList::look(&config, all)?;
-    match output {
-        Output::Table => say(format_args!("{}", flows.to_string().trim_end())),
-        Output::Json => say(format_args!(
-            "{}",
-            serde_json::to_string(&flows).unwrap_or_default()
-        )),
-    }
+    list(&flows, flows.lines(), output);
     Ok(ExitCode::SUCCESS)
+}
+
+fn rules(config_file: ConfigFile, output: Output) -> Result<ExitCode, AgentError> {
+    log_from("warn");
+    let config = Config::load(&config_file.path)?;
+    let rules = RuleList::look(&config, &config_file.path)?;
+    list(&rules, rules.lines(), output);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A table, or an object a line.
+fn list<L: Serialize>(table: &impl Display, lines: impl Iterator<Item = L>, output: Output) {
+    match output {
+        Output::Table => say(format_args!("{}", table.to_string().trim_end())),
+        Output::Json => {
+            for line in lines {
+                let line = serde_json::to_string(&line).unwrap_or_default();
+                say(format_args!("{line}"));
+            }
+        }
+    }
 }
 
 /// Writes a line to stdout. Whoever closes it has heard enough.

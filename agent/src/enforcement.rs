@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 
 #[cfg(test)]
 pub use self::beginning::bootstrap_policy;
+pub use self::beginning::own_policies;
 pub use self::handle::{Applied, ApplyAnswer, Command, Enforcement, Facts, Gone};
 use self::{
     pressure::Pressure,

@@ -107,6 +107,18 @@ fn fingerprint(behaviour: &Behaviour) -> u64 {
     hasher.finish()
 }
 
+/// What tables come from beside the policy's digest. Tables that an agent of another meaning has lowered are
+/// not those of this one. The last end tells which rules are left out; 0 is never one of a rule in force.
+fn of_this_host(
+    policy: &HostPolicy,
+    local: &LocalTiers,
+    behaviour: &Behaviour,
+    now: Timestamp,
+) -> u64 {
+    let last_end = exceptions::last_end(policy, now).unwrap_or_default();
+    local.fingerprint() ^ TABLES_VERSION.rotate_right(8) ^ last_end.0 ^ fingerprint(behaviour)
+}
+
 /// The host's enforcement.
 pub struct Enforcer {
     options: EnforcerOptions,
@@ -209,16 +221,10 @@ impl Enforcer {
         local: &LocalTiers,
         now: Timestamp,
     ) -> Result<Live, EnforceError> {
-        let last_end = exceptions::last_end(policy, now).unwrap_or_default();
         let stamp = Stamp {
             revision: policy.revision.0,
             digest,
-            // Tables that an agent of another meaning has lowered are not those of this one.
-            // The last end tells which rules are left out; 0 is never one of a rule in force.
-            local: local.fingerprint()
-                ^ TABLES_VERSION.rotate_right(8)
-                ^ last_end.0
-                ^ fingerprint(&self.options.behaviour),
+            local: of_this_host(policy, local, &self.options.behaviour, now),
             report_interval: REPORT_INTERVAL,
             timeouts: self.options.behaviour.timeouts,
             limits: self.options.behaviour.limits,

@@ -33,6 +33,9 @@ pub enum AgentError {
         #[source]
         source: std::io::Error,
     },
+    /// There are no rules to show.
+    #[error("{0}")]
+    NoRules(&'static str),
     /// A task has ended that should run as long as the agent.
     #[error("the task `{0}` has ended; this is a bug, please report it with the log")]
     TaskEnded(&'static str),
@@ -49,7 +52,7 @@ impl AgentError {
             Self::Config(_) | Self::State(_) => 78,
             Self::Enrol(error) => error.exit_code(),
             Self::Enforce(error) => error.exit_code(),
-            Self::Privileges(_) => 69,
+            Self::Privileges(_) | Self::NoRules(_) => 69,
             Self::Process { .. } | Self::TaskEnded(_) => 70,
             // What a shell says of a process that Ctrl-C has ended.
             Self::Impatient => 130,

@@ -1,9 +1,6 @@
 //! `bulkhead-agent flows`: the connections that the kernel remembers.
 
-use std::{
-    fmt::{self, Write as _},
-    net::IpAddr,
-};
+use std::{fmt, net::IpAddr};
 
 use datapath::{
     headers::protocol,
@@ -13,19 +10,19 @@ use policy::service::literal::protocol_word;
 use serde::Serialize;
 
 use crate::{
+    columns,
     config::Config,
     error::AgentError,
     kernel::{self, KnownFlow},
 };
 
 /// What the flow tables hold, the last packet first.
-#[derive(Debug, Serialize)]
-#[serde(transparent)]
+#[derive(Debug)]
 pub struct FlowList(Vec<FlowLine>);
 
 /// One flow, seen from this host.
 #[derive(Debug, Serialize)]
-struct FlowLine {
+pub struct FlowLine {
     /// IANA number.
     protocol: u8,
     remote_address: IpAddr,
@@ -62,6 +59,11 @@ impl FlowList {
         .map_err(crate::enforcer::EnforceError::from)?;
         lines.sort_by_key(|line| line.idle_seconds);
         Ok(Self(lines))
+    }
+
+    /// One by one.
+    pub fn lines(&self) -> impl Iterator<Item = &FlowLine> {
+        self.0.iter()
     }
 }
 
@@ -146,21 +148,6 @@ impl FlowLine {
 /// A table for people.
 impl fmt::Display for FlowList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rows = vec![HEADINGS.map(str::to_owned)];
-        rows.extend(self.0.iter().map(FlowLine::cells));
-        let mut widths = [0; HEADINGS.len()];
-        for row in &rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = cell.len().max(*width);
-            }
-        }
-        for row in rows {
-            let mut line = String::new();
-            for (width, cell) in widths.iter().zip(row) {
-                write!(line, "{cell:<width$}  ")?;
-            }
-            writeln!(f, "{}", line.trim_end())?;
-        }
-        Ok(())
+        columns::write(f, HEADINGS, self.0.iter().map(FlowLine::cells))
     }
 }

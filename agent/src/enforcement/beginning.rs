@@ -35,6 +35,12 @@ pub fn closed_policy() -> HostPolicy {
     own_policy(Action::Deny, "policy-lost")
 }
 
+/// Those that are never on disk.
+#[must_use]
+pub fn own_policies() -> [EncodedPolicy; 2] {
+    [bootstrap_policy(), closed_policy()].map(EncodedPolicy::encode)
+}
+
 fn own_policy(action: Action, rule: &str) -> HostPolicy {
     let origin = Arc::new(Origin::unwritten(rule));
     let rules = Direction::ALL.map(|direction| Rule {

@@ -3,11 +3,14 @@
 use std::path::Path;
 
 use datapath::{Reason, layout::Counter};
+use policy::{HostPolicy, Rule, Timestamp};
 
-use super::{EnforceError, Enforcer, Live, all_interfaces, live_of, survey};
+use super::{EnforceError, Enforcer, Live, all_interfaces, live_of, of_this_host, survey};
 use crate::{
+    config::Behaviour,
     interfaces::{Interface, Unfit},
-    kernel::{self, Census, Maps, Predecessor},
+    kernel::{self, Census, KernelError, Maps, Predecessor},
+    local_tiers::LocalTiers,
 };
 
 /// Counters since the maps were made.
@@ -61,6 +64,32 @@ impl Enforcer {
     /// [`EnforceError::Kernel`].
     pub fn unpoliced(configured: &[String]) -> Result<Vec<(String, Unfit)>, EnforceError> {
         Ok(survey(configured)?.unfit)
+    }
+
+    /// The rules of the live tables, each with its counter; `None` when these are not the tables that this
+    /// policy and this host's own rules make now.
+    ///
+    /// # Errors
+    /// [`EnforceError::Kernel`].
+    pub fn rules(
+        pin_dir: &Path,
+        policy: &HostPolicy,
+        local: &LocalTiers,
+        behaviour: &Behaviour,
+        now: Timestamp,
+    ) -> Result<Option<Vec<(Rule, Counter)>>, EnforceError> {
+        let maps = Maps::open(pin_dir)?;
+        let live = maps.live()?;
+        let of_this_host = of_this_host(policy, local, behaviour, now);
+        let Some(settings) = live.filter(|live| live.local == of_this_host) else {
+            return Ok(None);
+        };
+        let rules = (0..).zip(Self::merged(policy, local, now).rules);
+        let counted: Vec<(Rule, Counter)> = rules
+            .map(|(number, rule)| Ok((rule, maps.rule(settings.generation, number)?)))
+            .collect::<Result<_, KernelError>>()?;
+        // Their slot is filled anew with the next tables but one.
+        Ok((maps.live()? == live).then_some(counted))
     }
 
     /// Reads the pins; `None` when there are none.

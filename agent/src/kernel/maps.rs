@@ -252,7 +252,6 @@ impl Maps {
     ///
     /// # Errors
     /// As [`Maps::open`].
-    #[cfg(test)]
     pub fn rule(&self, generation: u32, rule: u32) -> Result<Counter, KernelError> {
         sum(
             &self.rule_counters,

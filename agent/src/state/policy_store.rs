@@ -182,6 +182,15 @@ impl<'a> PolicyStore<'a> {
         }
     }
 
+    /// Every policy on disk that can be used.
+    #[must_use]
+    pub fn all(&self) -> Vec<EncodedPolicy> {
+        [GOOD, TRIAL, CANDIDATE]
+            .into_iter()
+            .filter_map(|name| self.read(name).ok().flatten())
+            .collect()
+    }
+
     /// Writes a policy that the kernel is about to get.
     ///
     /// # Errors

@@ -95,6 +95,13 @@ fn a_packet_that_claims_the_hosts_own_address() -> Result<()> {
             denial.tier == "anti-spoofing"
         })?;
         ensure!(denial.peer_address.to_string() == to, "{denial:?}");
+        let rules = lab.agent("app-1")?.once("rules")?.fine()?.stdout;
+        let rule = rules.lines().find(|line| line.contains("own-addresses"));
+        let cells: Vec<&str> = rule.unwrap_or_default().split_whitespace().collect();
+        ensure!(
+            cells.get(cells.len() - 2) == Some(&"3"),
+            "the three packets are counted under their rule:\n{rules}"
+        );
         Ok(())
     })
 }
