@@ -37,6 +37,9 @@ pub enum Verdict {
 
 const SECOND: u64 = 1_000_000_000;
 
+/// Flags with which a TCP connection ends.
+const ENDS: u8 = tcp_flag::FIN | tcp_flag::RST;
+
 /// Whether a flow of this protocol has ports, and so two ends that tell which of them opened it.
 #[inline(always)]
 const fn has_ports(number: u8) -> bool {
@@ -206,7 +209,7 @@ impl<T: Tables> Judge<'_, T> {
             record = record.with(generation, state);
             decision = Decision::allowed(cell, false, Reason::Allowed);
         }
-        if headers.tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0 {
+        if headers.has_any_tcp_flag(ENDS) {
             record = record.with(generation, flow_state::CLOSING);
         } else if record.state() == flow_state::NEW
             && record.opener() != Opener::sender(self.direction)
@@ -263,7 +266,13 @@ impl<T: Tables> Judge<'_, T> {
         let before = self.opened_by(key, opener, service);
         let excepted = cell.enforced.allows() || !cell.enforced.is_strict();
         if before.enforced.allows() && excepted {
-            let reason = self.keep(key, opener, flow_state::ESTABLISHED, service);
+            // One that only ends is not remembered as long as one that goes on.
+            let state = if headers.has_any_tcp_flag(ENDS) {
+                flow_state::CLOSING
+            } else {
+                flow_state::ESTABLISHED
+            };
+            let reason = self.keep(key, opener, state, service);
             Decision::allowed(before, false, reason)
         } else {
             Decision::denied(cell, Reason::Policy)

@@ -141,6 +141,12 @@ impl<A: Copy> Headers<A> {
     pub fn has_tcp_flags(&self, flags: u8) -> bool {
         self.tcp_flags & flags == flags
     }
+
+    /// Whether any of these TCP flags is set.
+    #[inline(always)]
+    pub fn has_any_tcp_flag(&self, flags: u8) -> bool {
+        self.tcp_flags & flags != 0
+    }
 }
 
 impl<A: Address> Headers<A> {

@@ -78,7 +78,7 @@ impl<T: Tables> Judge<'_, T> {
         let record = flow.record.get();
         if record.generation() != self.generation
             || record.state() != flow_state::ESTABLISHED
-            || headers.tcp_flags & TURNS != 0
+            || headers.has_any_tcp_flag(TURNS)
             || self.is_stale(flow)
             || self.expired(flow)
         {

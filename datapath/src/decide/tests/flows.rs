@@ -28,6 +28,21 @@ fn what_a_rule_allows_passes_and_so_do_its_replies() {
 }
 
 #[test]
+fn the_end_of_a_connection_that_is_not_known_is_not_remembered_as_one_that_goes_on() {
+    for (flags, state) in [
+        (tcp_flag::RST, flow_state::CLOSING),
+        (tcp_flag::FIN | ACK, flow_state::CLOSING),
+        (ACK, flow_state::ESTABLISHED),
+    ] {
+        let tables = tables(World::Https);
+        let packet = tcp(CLIENT, SERVER, flags);
+        assert_eq!(ingress(&tables, &packet, 1), Verdict::Pass);
+        let flows = tables.ipv4.flows.borrow();
+        assert_eq!(flows.values().next().unwrap().record.get().state(), state);
+    }
+}
+
+#[test]
 fn what_no_rule_allows_is_dropped_and_counted_exactly() {
     let tables = tables(World::Https);
     let stranger = (STRANGER, 40000);
