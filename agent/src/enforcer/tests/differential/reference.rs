@@ -238,8 +238,7 @@ impl Reference {
         }
         self.entry = Some(Entry {
             opened,
-            // One of which the middle is seen is taken for one that goes on, whatever was seen.
-            goes_on: true,
+            goes_on: packet.kind != Kind::Fin,
             revoked: false,
             judged: true,
         });
