@@ -23,7 +23,6 @@ use crate::{
     kernel::{self, Attachment, Census, Events, Hooking, KernelError, Maps, Programs},
     local_tiers::LocalTiers,
     lower::{TABLES_VERSION, lower},
-    memory,
     plan::{NoRoom, Observed, Operation, Stamp, plan, runs},
     rule_book::RuleBook,
 };
@@ -256,7 +255,7 @@ impl Enforcer {
         let merged = Self::merged(policy, local, now);
         let live = self.write_anew(policy, &merged, &stamp)?;
         drop(merged);
-        memory::give_back();
+        kernel::give_back();
         Ok(live)
     }
 

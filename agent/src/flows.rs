@@ -23,8 +23,8 @@ pub struct FlowList(Vec<FlowLine>);
 /// One flow, seen from this host.
 #[derive(Debug, Serialize)]
 pub struct FlowLine {
-    /// IANA number.
-    protocol: u8,
+    /// As a policy writes it.
+    protocol: String,
     remote_address: IpAddr,
     /// None without ports.
     remote_port: Option<u16>,
@@ -81,7 +81,7 @@ impl From<KnownFlow> for FlowLine {
         let (packets_in, bytes_in) = ingress;
         let (packets_out, bytes_out) = egress;
         Self {
-            protocol: key.protocol,
+            protocol: protocol_word(key.protocol),
             remote_address: key.remote,
             remote_port: has_ports.then_some(key.remote_port),
             local_address: key.local,
@@ -133,7 +133,7 @@ impl FlowLine {
             format!("{} s", self.idle_seconds)
         };
         [
-            protocol_word(self.protocol),
+            self.protocol.clone(),
             end(self.remote_address, self.remote_port),
             end(self.local_address, self.local_port),
             self.state.to_owned(),

@@ -28,6 +28,7 @@ mod events;
 mod flows;
 mod link;
 mod maps;
+mod memory;
 mod netlink;
 mod predecessor;
 mod requirements;
@@ -42,6 +43,7 @@ pub use error::KernelError;
 pub use events::Events;
 pub use flows::{Census, KnownFlow, census, flows};
 pub use maps::Maps;
+pub use memory::give_back;
 pub use predecessor::Predecessor;
 #[cfg(test)]
 pub use predecessor::flow_layout;

@@ -21,7 +21,6 @@ mod interfaces;
 mod kernel;
 pub mod local_tiers;
 mod lower;
-mod memory;
 mod plan;
 mod renewal;
 mod rule_book;

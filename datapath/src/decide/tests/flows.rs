@@ -30,8 +30,8 @@ fn what_a_rule_allows_passes_and_so_do_its_replies() {
 #[test]
 fn the_end_of_a_connection_that_is_not_known_is_not_remembered_as_one_that_goes_on() {
     for (flags, state) in [
-        (tcp_flag::RST, flow_state::CLOSING),
-        (tcp_flag::FIN | ACK, flow_state::CLOSING),
+        (RST, flow_state::CLOSING),
+        (FIN | ACK, flow_state::CLOSING),
         (ACK, flow_state::ESTABLISHED),
     ] {
         let tables = tables(World::Https);
