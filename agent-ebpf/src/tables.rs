@@ -134,8 +134,8 @@ macro_rules! family {
             fn headers(&self, of: Whose) -> Option<&mut Headers<$address>> {
                 let headers = maps::$headers.get_ptr_mut(of as u32);
                 // SAFETY: the pointer is to this CPU's value, which nothing else on this CPU changes
-                // while the program runs; a verdict asks for each of the two once. The map begins with
-                // zeros, which are a value of each field.
+                // while the program runs; a verdict holds each of the two once at a time. The map begins
+                // with zeros, which are a value of each field.
                 headers.map(|headers| unsafe { &mut *headers })
             }
 

@@ -1,6 +1,11 @@
 //! The tables on Rust collections: for user space and for tests without root.
 
-use std::{cell::Cell, cell::RefCell, collections::HashMap, hash::Hash, rc::Rc};
+use std::{
+    cell::{Cell, RefCell, RefMut},
+    collections::HashMap,
+    hash::Hash,
+    rc::Rc,
+};
 
 use crate::{
     headers::Headers,
@@ -67,9 +72,11 @@ pub struct MemoryFamily<A> {
     pub denied: RefCell<HashMap<FlowKey<A>, Rc<DeniedFlow>>>,
     /// First fragments.
     pub fragments: RefCell<HashMap<FragmentKey<A>, Rc<FirstFragment>>>,
+    /// Of the packet that is judged, by whose they are.
+    headers: [RefCell<Headers<A>>; 2],
 }
 
-impl<A> Default for MemoryFamily<A> {
+impl<A: Address> Default for MemoryFamily<A> {
     fn default() -> Self {
         Self {
             exact: HashMap::new(),
@@ -77,6 +84,7 @@ impl<A> Default for MemoryFamily<A> {
             flows: RefCell::default(),
             denied: RefCell::default(),
             fragments: RefCell::default(),
+            headers: [Headers::UNREAD; 2].map(RefCell::new),
         }
     }
 }
@@ -179,10 +187,10 @@ macro_rules! family {
             type FlowRef<'a> = Rc<Flow>;
             type DeniedRef<'a> = Rc<DeniedFlow>;
             type FragmentRef<'a> = Rc<FirstFragment>;
-            type HeadersRef<'a> = Box<Headers<$address>>;
+            type HeadersRef<'a> = RefMut<'a, Headers<$address>>;
 
-            fn headers(&self, _of: Whose) -> Option<Box<Headers<$address>>> {
-                Some(Box::new(Headers::UNREAD))
+            fn headers(&self, of: Whose) -> Option<RefMut<'_, Headers<$address>>> {
+                Some(self.$field.headers[of as usize].borrow_mut())
             }
 
             fn flow(&self, key: &FlowKey<$address>) -> Option<Rc<Flow>> {

@@ -31,22 +31,22 @@ impl<T: Tables> Judge<'_, T> {
     where
         T: FamilyTables<A>,
     {
-        let room = FamilyTables::<A>::headers(self.tables, Whose::Own);
-        let mut room = room.ok_or(Reason::Tables)?;
-        let headers = &mut *room;
         let glance = if at == UNTAGGED {
-            self.glance(packet, headers)
+            self.glance::<A, P>(packet)
         } else {
             Glance::Nothing
         };
         match glance {
             Glance::GoesOn => return Ok(Reason::Allowed),
             Glance::DeniedStill => return Err(Reason::Policy),
-            Glance::Nothing => {
-                *headers = Headers::UNREAD;
-                A::read(packet, at, false, headers)?;
-            }
-            Glance::Flow | Glance::NoFlow => {}
+            Glance::Nothing | Glance::Flow | Glance::NoFlow => {}
+        }
+        let room = FamilyTables::<A>::headers(self.tables, Whose::Own);
+        let mut room = room.ok_or(Reason::Tables)?;
+        let headers = &mut *room;
+        if glance == Glance::Nothing {
+            *headers = Headers::UNREAD;
+            A::read(packet, at, false, headers)?;
         }
         self.network(packet, headers, glance)
     }
@@ -55,7 +55,7 @@ impl<T: Tables> Judge<'_, T> {
     /// [`known`](Self::known) would find of them is found here with less. So are those of a peer that
     /// keeps trying what it may not.
     #[inline(never)]
-    fn glance<A: Usual, P: Packet + ?Sized>(&self, packet: &P, room: &mut Headers<A>) -> Glance
+    fn glance<A: Usual, P: Packet + ?Sized>(&self, packet: &P) -> Glance
     where
         T: FamilyTables<A>,
     {
@@ -71,8 +71,7 @@ impl<T: Tables> Judge<'_, T> {
             if opens(&headers) && self.denies_still(&key) {
                 return Glance::DeniedStill;
             }
-            *room = headers;
-            return Glance::NoFlow;
+            return self.read_already(headers, Glance::NoFlow);
         };
         let flow = &*flow;
         let record = flow.record.get();
@@ -82,10 +81,25 @@ impl<T: Tables> Judge<'_, T> {
             || self.is_stale(flow)
             || self.expired(flow)
         {
-            *room = headers;
-            return Glance::Flow;
+            return self.read_already(headers, Glance::Flow);
         }
         flow.traffic(self.direction).add(self.bytes);
         Glance::GoesOn
+    }
+
+    /// Leaves the headers where the rest of the way finds them. Few packets come to this: asking for the room
+    /// costs a call.
+    #[inline(always)]
+    fn read_already<A: Usual>(&self, headers: Headers<A>, glance: Glance) -> Glance
+    where
+        T: FamilyTables<A>,
+    {
+        match FamilyTables::<A>::headers(self.tables, Whose::Own) {
+            Some(mut room) => {
+                *room = headers;
+                glance
+            }
+            None => Glance::Nothing,
+        }
     }
 }
