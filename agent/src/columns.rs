@@ -1,28 +1,24 @@
 //! Tables for people.
 
-use std::fmt;
+use comfy_table::{Table, presets};
 
-/// Writes rows below their headings, each column as wide as its widest cell.
-pub fn write<const N: usize>(
-    f: &mut fmt::Formatter<'_>,
-    headings: [&str; N],
-    rows: impl Iterator<Item = [String; N]>,
-) -> fmt::Result {
-    let rows: Vec<[String; N]> = std::iter::once(headings.map(str::to_owned))
-        .chain(rows)
-        .collect();
-    let mut widths = [0; N];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
+/// Rows under headings: no borders, columns in line. Nothing in a cell moves the terminal's cursor.
+pub fn table<const COLUMNS: usize>(
+    headings: [&str; COLUMNS],
+    rows: impl IntoIterator<Item = [String; COLUMNS]>,
+) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(headings);
     for row in rows {
-        let cells = widths.iter().zip(row);
-        let line: String = cells
-            .map(|(width, cell)| format!("{cell:<width$}  "))
-            .collect();
-        writeln!(f, "{}", line.trim_end())?;
+        table.add_row(row.map(|cell| cell.replace(char::is_control, "\u{fffd}")));
     }
-    Ok(())
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let lines: Vec<String> = table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect();
+    lines.join("\n")
 }

@@ -148,6 +148,9 @@ impl FlowLine {
 /// A table for people.
 impl fmt::Display for FlowList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        columns::write(f, HEADINGS, self.0.iter().map(FlowLine::cells))
+        f.write_str(&columns::table(
+            HEADINGS,
+            self.0.iter().map(FlowLine::cells),
+        ))
     }
 }

@@ -44,28 +44,29 @@ impl Observed {
     /// What the maps hold once all of a plan was executed.
     #[must_use]
     pub fn after(mut self, operations: &[Operation]) -> Self {
-        let next = following(self.generation);
-        let mut classes = BTreeMap::new();
+        let before = self.generation;
         for operation in operations {
             match operation {
+                // Those of the next generation: all that there are, or those that change.
                 Operation::SetPeerClass {
                     generation,
                     peer,
                     class,
-                } if *generation == next => {
-                    classes.insert(*peer, *class);
+                } if *generation != before => {
+                    self.classes.insert(*peer, *class);
                 }
                 Operation::InsertPeer { prefix, peer } => {
                     self.peers.insert(*prefix, *peer);
                 }
                 Operation::RemovePeer { prefix } => {
-                    self.peers.remove(prefix);
+                    if let Some(peer) = self.peers.remove(prefix) {
+                        self.classes.remove(&peer);
+                    }
                 }
                 Operation::Flip { generation } => self.generation = *generation,
                 _ => {}
             }
         }
-        self.classes = classes;
         self
     }
 }

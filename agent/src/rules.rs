@@ -114,20 +114,16 @@ impl fmt::Display for RuleList {
             } else {
                 ", staged"
             };
-            let place = match line.origin.line {
-                0 => line.origin.file.clone(),
-                number => format!("{}:{number}", line.origin.file),
-            };
             [
                 line.tier.to_string(),
                 line.direction.to_string(),
                 format!("{}{staged}", line.action),
                 line.origin.rule.clone(),
-                place,
+                line.origin.place().unwrap_or_else(|| "-".to_owned()),
                 line.packets.to_string(),
                 line.bytes.to_string(),
             ]
         });
-        columns::write(f, headings, cells)
+        f.write_str(&columns::table(headings, cells))
     }
 }

@@ -107,11 +107,7 @@ pub fn printable(text: &str) -> String {
 
 /// A rule's place in the files, `-` where no file wrote it.
 pub fn place(origin: &Origin) -> String {
-    if origin.file.is_empty() {
-        "-".to_owned()
-    } else {
-        format!("{}:{}", origin.file, origin.line)
-    }
+    origin.place().unwrap_or_else(|| "-".to_owned())
 }
 
 /// `1 policy`, `2 policies`.

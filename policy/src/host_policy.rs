@@ -93,6 +93,17 @@ pub struct Origin {
     pub line: u32,
 }
 
+impl Origin {
+    /// File and line; `None` where no file wrote the rule.
+    #[must_use]
+    pub fn place(&self) -> Option<String> {
+        (!self.file.is_empty()).then(|| match self.line {
+            0 => self.file.clone(),
+            line => format!("{}:{line}", self.file),
+        })
+    }
+}
+
 impl RuleId {
     /// Stands where no rule matches, which happens only to policies that [`HostPolicy::check`]
     /// refuses. Whoever meets it denies.

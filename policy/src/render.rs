@@ -286,7 +286,7 @@ impl File<'_> {
 
 /// The place of an origin for a comment; none if no file wrote it.
 fn place(origin: &Origin) -> Option<String> {
-    (!origin.file.is_empty()).then(|| comment(&format!("{}:{}", origin.file, origin.line)))
+    origin.place().map(|place| comment(&place))
 }
 
 /// One rule of a list, with its place behind the first field.

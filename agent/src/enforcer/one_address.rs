@@ -115,12 +115,12 @@ impl Enforcer {
         let Some(operations) = operations else {
             return Ok(None);
         };
-        let (Some(mut observed), Some(mut applied)) = (self.observed.take(), self.applied.take())
+        let (Some(observed), Some(mut applied)) = (self.observed.take(), self.applied.take())
         else {
             return Ok(None);
         };
         let before = observed.generation;
-        observed.change_address(&operations);
+        let observed = observed.after(&operations);
         self.rule_book
             .renumber(before, observed.generation, policy.revision);
         for operation in &operations {

@@ -7,11 +7,7 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-use datapath::{
-    Direction, Verdict, decide,
-    layout::{EventLimits, Timeouts},
-    memory::MemoryTables,
-};
+use datapath::{Direction, Verdict, decide, memory::MemoryTables};
 use etherparse::PacketBuilder;
 use policy::{
     Action, Effect, Mode, PortKey, ProtocolSlot, Revision,
@@ -25,7 +21,10 @@ use proptest::{
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::*;
-use crate::plan::{memory, tests::policies};
+use crate::plan::{
+    memory,
+    tests::{policies, stamp},
+};
 
 pub mod attaching;
 mod company;
@@ -266,16 +265,7 @@ fn evaluation_the_datapath_in_memory_and_the_kernel_agree() {
 /// The in-memory tables of a merged policy, in generation 1.
 fn in_memory(merged: &HostPolicy) -> MemoryTables {
     let classes = policy::classify(merged).unwrap();
-    let stamp = Stamp {
-        revision: 1,
-        digest: [0; 32],
-        local: 0,
-        report_interval: REPORT_INTERVAL,
-        other_ether_types: 0,
-        timeouts: Timeouts::DEFAULT,
-        limits: EventLimits::DEFAULT,
-        learn: false,
-    };
+    let stamp = stamp();
     let mut tables = MemoryTables::default();
     for operation in plan(&Observed::default(), &lower(merged, &classes), &stamp).unwrap() {
         memory::execute(&mut tables, &operation);

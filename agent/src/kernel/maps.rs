@@ -239,13 +239,16 @@ impl Maps {
     pub fn reasons(&self) -> Result<Vec<(Reason, Counter)>, KernelError> {
         Reason::ALL
             .into_iter()
-            .map(|reason| {
-                Ok((
-                    reason,
-                    sum(&self.reason_counters, "REASON_COUNTERS", reason as u32)?,
-                ))
-            })
+            .map(|reason| Ok((reason, self.reason(reason)?)))
             .collect()
+    }
+
+    /// Packets under one reason, all CPUs together.
+    ///
+    /// # Errors
+    /// As [`Maps::open`].
+    pub fn reason(&self, reason: Reason) -> Result<Counter, KernelError> {
+        sum(&self.reason_counters, "REASON_COUNTERS", reason as u32)
     }
 
     /// What a rule of a generation decided alone: exact, all CPUs together.

@@ -94,21 +94,3 @@ pub fn change_address(
     }));
     Some(operations)
 }
-
-impl Observed {
-    /// What the maps hold once a change of an address was executed.
-    pub fn change_address(&mut self, operations: &[Operation]) {
-        for operation in operations {
-            match operation {
-                Operation::SetPeerClass { peer, class, .. } => {
-                    self.classes.insert(*peer, *class);
-                }
-                Operation::InsertPeer { prefix, peer } => {
-                    self.peers.insert(*prefix, *peer);
-                }
-                Operation::Flip { generation } => self.generation = *generation,
-                _ => {}
-            }
-        }
-    }
-}

@@ -31,7 +31,7 @@ pub fn policies(scenario: &Scenario) -> Vec<HostPolicy> {
         .collect()
 }
 
-fn stamp() -> Stamp {
+pub fn stamp() -> Stamp {
     Stamp {
         revision: 1,
         digest: [7; 32],

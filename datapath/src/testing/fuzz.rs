@@ -1,6 +1,6 @@
 //! What the fuzz target runs, for any bytes. Here, so that an ordinary test runs the corpus too.
 
-use std::net::IpAddr;
+use std::{fs, io, net::IpAddr, path::Path};
 
 use super::{Asked, Expected, Model, frames_of};
 use crate::{
@@ -17,6 +17,20 @@ use crate::{
 const GENERATION: u32 = 1;
 /// The peer that is allowed something: 10.0.0.0/8 and fd00::/8.
 const FRIENDS: u32 = 1;
+
+/// Every input of the committed corpus.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn corpus() -> io::Result<Vec<Vec<u8>>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/decide");
+    let inputs: io::Result<Vec<_>> = fs::read_dir(folder)?
+        .map(|entry| fs::read(entry?.path()))
+        .collect();
+    let mut inputs = inputs?;
+    inputs.sort();
+    Ok(inputs)
+}
 
 /// Takes bytes for frames, and judges each both by the verdict and by the model.
 ///
@@ -156,26 +170,13 @@ mod tests {
         reason = "a test that cannot be set up shall fail"
     )]
 
-    use std::{fs, path::Path};
-
     use proptest::prelude::*;
 
     use super::*;
 
-    /// Every input of the committed corpus.
-    fn corpus() -> Vec<Vec<u8>> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/decide");
-        let mut inputs: Vec<_> = fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| fs::read(entry.unwrap().path()).unwrap())
-            .collect();
-        inputs.sort();
-        inputs
-    }
-
     #[test]
     fn on_every_frame_of_the_corpus_the_verdict_and_the_model_agree() {
-        let inputs = corpus();
+        let inputs = corpus().unwrap();
         assert!(inputs.len() > 20, "{} inputs", inputs.len());
         for input in &inputs {
             frames(input);
@@ -194,7 +195,7 @@ mod tests {
     proptest! {
         #[test]
         fn and_so_they_do_when_bytes_of_it_are_others(which: prop::sample::Index, changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
-            let inputs = corpus();
+            let inputs = corpus().unwrap();
             let mut input = inputs[which.index(inputs.len())].clone();
             for (at, value) in changes {
                 let at = at.index(input.len());

@@ -170,11 +170,7 @@ fn tables_of_an_agent_that_lowered_otherwise_are_written_anew() {
         revision: 1,
         digest: [1; 32],
         local: local.fingerprint(),
-        report_interval: REPORT_INTERVAL,
-        other_ether_types: 0,
-        timeouts: Timeouts::DEFAULT,
-        limits: EventLimits::DEFAULT,
-        learn: false,
+        ..stamp()
     };
     for operation in plan(&Observed::default(), &lower(&merged, &classes), &stamp).unwrap() {
         enforcer

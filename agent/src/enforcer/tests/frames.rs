@@ -1,10 +1,10 @@
 //! Frames into the loaded programs, against what another parser says of them.
 
-use std::{cell::Cell, collections::HashSet, fs, path::Path, time::Duration};
+use std::{cell::Cell, collections::HashSet, time::Duration};
 
 use datapath::{
     Reason,
-    testing::{Asked, Expected, Model, frames_of},
+    testing::{Asked, Expected, Model, frames_of, fuzz::corpus},
 };
 use policy::{PeerMatch, PortSpan, Tier, host_policy::SubnetMatch};
 
@@ -98,17 +98,6 @@ fn allows(merged: &HostPolicy, asked: Asked) -> bool {
         .is_some_and(|rule| rule.action == Action::Allow)
 }
 
-/// The committed inputs of the fuzz target.
-fn corpus() -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/decide");
-    let mut inputs: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| fs::read(entry.unwrap().path()).unwrap())
-        .collect();
-    inputs.sort();
-    inputs
-}
-
 /// The host, and what it should do.
 struct Bench {
     enforcer: Enforcer,
@@ -141,9 +130,7 @@ impl Bench {
     }
 
     fn packets(&self, reason: Reason) -> u64 {
-        let reasons = self.enforcer.maps.reasons().unwrap();
-        let counter = reasons.iter().find(|(other, _)| *other == reason);
-        counter.unwrap().1.packets
+        self.enforcer.maps.reason(reason).unwrap().packets
     }
 
     /// Judges the frames of an input, each by the kernel and by the model. Flows stay until one of them may let
@@ -204,7 +191,7 @@ impl Bench {
 fn the_kernel_judges_frames_as_another_parser_reads_them() {
     let bpffs = Bpffs::new();
     let mut bench = Bench::new(&bpffs);
-    let inputs = corpus();
+    let inputs = corpus().unwrap();
     for input in &inputs {
         bench.judge(input);
     }

@@ -3,32 +3,27 @@
 
 use std::{
     env,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
-/// Xorshift (Marsaglia, 2003).
-pub struct Random(u64);
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+/// What a seed leads to.
+pub struct Random(StdRng);
 
 impl Random {
-    /// From a seed that is not 0.
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(StdRng::seed_from_u64(seed))
     }
 
     pub fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) as usize % bound
+        self.0.random_range(..bound)
     }
 }
 
 /// The seed of a run; said, so that it can be repeated.
 pub fn seed() -> u64 {
-    let seed = number("BULKHEAD_SEED").unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        u64::from(now.subsec_nanos()) + 1
-    });
+    let seed = number("BULKHEAD_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
     println!("BULKHEAD_SEED={seed}");
     seed
 }
