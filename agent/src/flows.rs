@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use datapath::{
     headers::protocol,
-    layout::{Opener, flow_state},
+    layout::{Grounds, Opener, flow_state},
 };
 use policy::service::literal::protocol_word;
 use serde::Serialize;
@@ -92,10 +92,13 @@ impl From<KnownFlow> for FlowLine {
                 flow_state::CLOSING => "closing",
                 _ => "revoked",
             },
-            opened_by: match record.opener() {
-                Opener::Remote => "remote",
-                Opener::Local => "local",
-                Opener::Unknown => "unknown",
+            opened_by: match (record.grounds(), record.opener()) {
+                (Grounds::Seen, Opener::Remote) => "remote",
+                (Grounds::Seen, Opener::Local) => "local",
+                (_, Opener::Remote) => "remote, guessed",
+                (_, Opener::Local) => "local, guessed",
+                (_, Opener::Unknown) => "unknown",
+                (_, Opener::Both) => "both",
             },
             generation: record.generation(),
             idle_seconds: idle.as_secs(),

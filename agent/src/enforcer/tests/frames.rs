@@ -153,7 +153,7 @@ impl Bench {
             }
             match (outcome, asked_of.get()) {
                 (Ok(_), Some(ends)) => drop(self.flows.insert(ends)),
-                (Err(Reason::Policy), Some(ends)) if self.may_pass(ends) => {
+                (Err(Reason::Policy | Reason::TcpFlags), Some(ends)) if self.may_pass(ends) => {
                     self.enforcer.programs.forget_flows().unwrap();
                     self.flows.clear();
                     self.tally.emptied += 1;
