@@ -206,6 +206,7 @@ impl Session {
                     self.enforcement.reached(digest).await?;
                 }
             }
+            Some(controller_message::Message::Controllers(_)) => {}
             // A controller of a later version may say more.
             None => warn!("a message of an unknown kind came; update the agent"),
         }
@@ -395,6 +396,7 @@ fn hello(facts: &Facts) -> Hello {
             .applied
             .as_ref()
             .map_or(Vec::new(), |applied| applied.digest.into()),
+        report: None,
     }
 }
 

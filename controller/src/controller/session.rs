@@ -50,6 +50,7 @@ impl TryFrom<v1::Hello> for Hello {
             kernel_release,
             addresses,
             applied_digest,
+            report: _,
         } = hello;
         Ok(Self {
             agent_version: short(agent_version),

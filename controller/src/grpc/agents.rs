@@ -157,6 +157,7 @@ impl Service {
                     .claim_addresses(host, claim(&addresses)?)
                     .await;
             }
+            Up::Report(_) => {}
             Up::Heartbeat(heartbeat) => self.controller.heartbeat(host, heartbeat).await,
             Up::Denials(batch) => {
                 let sequence = batch.sequence;

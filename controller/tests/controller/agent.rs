@@ -37,6 +37,7 @@ impl Host {
             kernel_release: "6.1.0".into(),
             addresses: Some(claim(addresses)),
             applied_digest: applied.to_vec(),
+            report: None,
         };
         let agent_up = up.clone();
         let down = client
