@@ -37,7 +37,7 @@ const REPORT_INTERVAL: u64 = 1_000_000_000;
 /// What the enforcer is to police, and where it keeps its pins.
 #[derive(Clone, Debug)]
 pub struct EnforcerOptions {
-    /// `<bpffs>/bulkhead/v2`, by the layout's version.
+    /// `<bpffs>/bulkhead/v3`, by the layout's version.
     pub pin_dir: PathBuf,
     /// Interface names; none means automatic.
     pub interfaces: Vec<String>,

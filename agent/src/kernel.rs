@@ -30,6 +30,7 @@ mod link;
 mod maps;
 mod memory;
 mod netlink;
+mod permission;
 mod predecessor;
 mod requirements;
 mod shape;
@@ -273,7 +274,7 @@ fn program<'a>(ebpf: &'a mut Ebpf, hook: &Hook) -> Result<&'a mut SchedClassifie
         .try_into()
 }
 
-/// `<bpffs>/bulkhead/v2` to `<bpffs>`.
+/// `<bpffs>/bulkhead/v3` to `<bpffs>`.
 fn bpffs_of(pin_dir: &Path) -> &Path {
     pin_dir.ancestors().nth(2).unwrap_or(pin_dir)
 }

@@ -15,10 +15,10 @@ pub use self::{
 };
 
 /// The version of every layout in this file and of the map list; part of the pin path.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The version of the flow tables alone: their keys, their values and what these mean. As long as it
 /// stays, an agent of another [`VERSION`] carries the live flows on.
-pub const FLOW_VERSION: u32 = 2;
+pub const FLOW_VERSION: u32 = 3;
 
 /// Rules that can be counted in one generation: what a host policy may hold, and the host's own.
 pub const MAX_RULES: u32 = 16_384 + 256;
