@@ -82,6 +82,7 @@ const TO_BENCH: &[Package] = &[
 
 const TO_TEST: &[Package] = &[
     package("systemd", Probe::Program("systemd-analyze")),
+    package("curl", Probe::Program("curl")),
     package("nmap", Probe::Program("nmap")),
     package("hping3", Probe::Program("hping3")),
     package("traceroute", Probe::Program("traceroute")),
