@@ -89,6 +89,17 @@ pub enum KernelError {
         /// Why, and what to do.
         problem: String,
     },
+    /// The pins are gone, and cannot be made again.
+    #[error(
+        "the pins in {} are gone, so what is enforced ends when the agent stops: {problem}",
+        .pin_dir.display()
+    )]
+    PinsLost {
+        /// Where they were.
+        pin_dir: PathBuf,
+        /// Why they cannot be made again, and what to do.
+        problem: String,
+    },
     /// A map did not hold what was written to it.
     #[error("map {map}: entry {index} does not read back as it was written")]
     ReadBack {
@@ -187,6 +198,7 @@ impl KernelError {
             | Self::NoBpffs { .. }
             | Self::NoBpf
             | Self::NoTc
+            | Self::PinsLost { .. }
             | Self::NotPermitted { .. } => 69,
             Self::NoTcx { .. } | Self::Shape { .. } | Self::Interface { .. } => 78,
             Self::ReadBack { .. } | Self::Io { .. } | Self::Bpf { .. } | Self::Rejected { .. } => {
