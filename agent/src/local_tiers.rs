@@ -2,6 +2,7 @@
 //! anti-spoofing. They are ordinary rules of their tiers, so no packet pays for them.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
@@ -12,13 +13,21 @@ use policy::{
     host_policy::SubnetMatch,
 };
 
-use crate::config::OtherEthertypes;
+use crate::{config::OtherEthertypes, state::controllers::WayToControllers};
+
+/// The port of DNS.
+const DNS: u16 = 53;
 
 /// What a host knows of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalTiers {
     /// Where the controllers listen: nothing cuts the way there.
     pub controllers: Vec<SocketAddr>,
+    /// TCP ports of this host on which a controller was found to listen, whatever address it is configured
+    /// by: agents elsewhere come to them.
+    pub controller_ports: BTreeSet<u16>,
+    /// The resolvers that tell where the controllers are; empty where no controller is known by name.
+    pub resolvers: BTreeSet<IpAddr>,
     /// Where operators come from.
     pub failsafe_subnets: Vec<IpNet>,
     /// The TCP ports that they come to.
@@ -32,13 +41,54 @@ pub struct LocalTiers {
 }
 
 impl LocalTiers {
-    /// A number that changes when the rules do, and is the same in every build.
+    /// The same with another way to the controllers.
+    #[must_use]
+    pub fn with_way(self, way: WayToControllers) -> Self {
+        let WayToControllers {
+            addresses,
+            ports_here,
+            resolvers,
+        } = way;
+        Self {
+            controllers: addresses,
+            controller_ports: ports_here,
+            resolvers,
+            ..self
+        }
+    }
+
+    /// A number that changes when the rules mean something else, and is the same in every build. What only
+    /// reports show, such as how the path of the configuration file was written, does not count.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
-        let digest = proto::sha256(format!("{self:?}").as_bytes());
+        let meaning = Self {
+            config_file: String::new(),
+            ..self.clone()
+        };
+        let rules = meaning.rules();
+        let digest = proto::sha256(format!("{rules:?} {:?}", self.other_ethertypes).as_bytes());
         digest[..8]
             .iter()
             .fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
+    /// Whether a controller is on this host, so that what cuts this host off cuts all others off.
+    #[must_use]
+    pub fn hosts_controller(&self) -> bool {
+        !self.ports_of_controllers_here().is_empty()
+    }
+
+    /// The ports of controllers that are configured by an address of this host, and of those that were found
+    /// to listen here.
+    fn ports_of_controllers_here(&self) -> BTreeSet<u16> {
+        let by_address = self
+            .controllers
+            .iter()
+            .filter(|controller| self.own_addresses.contains(&controller.ip()))
+            .map(SocketAddr::port);
+        by_address
+            .chain(self.controller_ports.iter().copied())
+            .collect()
     }
 
     /// The policy with this host's own rules, in order of precedence.
@@ -69,20 +119,28 @@ impl LocalTiers {
             })
             .collect();
         // Agents elsewhere come to a controller on this very host.
-        let here = self
-            .controllers
-            .iter()
-            .filter(|controller| self.own_addresses.contains(&controller.ip()));
-        rules.extend(here.map(|controller| {
+        rules.extend(self.ports_of_controllers_here().into_iter().map(|port| {
             self.rule(
                 Tier::Lifeline,
                 "controller",
                 Direction::Ingress,
                 Action::Allow,
                 PeerMatch::Any,
-                ports(ProtocolSlot::Tcp, [controller.port()]),
+                ports(ProtocolSlot::Tcp, [port]),
             )
         }));
+        if !self.resolvers.is_empty() {
+            rules.extend([ProtocolSlot::Udp, ProtocolSlot::Tcp].map(|protocol| {
+                self.rule(
+                    Tier::Lifeline,
+                    "resolver",
+                    Direction::Egress,
+                    Action::Allow,
+                    of_subnets(self.resolvers.iter().copied().map(IpNet::from)),
+                    ports(protocol, [DNS]),
+                )
+            }));
+        }
         rules.extend(self.dhcp());
         if !self.failsafe_subnets.is_empty() && !self.failsafe_tcp_ports.is_empty() {
             rules.push(self.rule(

@@ -12,6 +12,8 @@ use super::*;
 
 fn local() -> LocalTiers {
     LocalTiers {
+        controller_ports: [].into(),
+        resolvers: [].into(),
         controllers: vec!["10.66.9.10:7443".parse().unwrap()],
         failsafe_subnets: vec!["10.66.0.0/24".parse().unwrap()],
         failsafe_tcp_ports: vec![22],
