@@ -196,6 +196,7 @@ pub fn local_tiers(
             .iter()
             .map(|port| port.number())
             .collect(),
+        dhcp_servers: config.dhcp.servers.clone(),
         // The task knows them best.
         own_addresses: Vec::new(),
         other_ethertypes: config.other_ethertypes,
