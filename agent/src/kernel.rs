@@ -30,6 +30,7 @@ mod link;
 mod maps;
 mod memory;
 mod netlink;
+mod permission;
 mod predecessor;
 mod requirements;
 mod shape;

@@ -97,6 +97,13 @@ const TO_TEST: &[Package] = &[
     package("binutils", Probe::Program("strip")),
     package("cpio", Probe::Program("cpio")),
     package("xz-utils", Probe::Program("xz")),
+    package("runc", Probe::Program("runc")),
+    // For the default seccomp profiles alone: nothing is run by either.
+    package("containerd", Probe::Program("containerd")),
+    package(
+        "golang-github-containers-common",
+        Probe::File("/usr/share/containers/seccomp.json"),
+    ),
     package(
         "debian-archive-keyring",
         Probe::File(kernels::DEBIAN_KEYRING),

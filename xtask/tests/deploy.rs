@@ -214,7 +214,10 @@ fn validate(version: &str, manifests: &[PathBuf]) -> Command {
 
 fn manifests() -> Vec<PathBuf> {
     let directory = fs::read_dir(deploy().join("kubernetes")).unwrap();
-    let mut paths: Vec<PathBuf> = directory.map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> = directory
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .collect();
     paths.sort();
     paths
 }
