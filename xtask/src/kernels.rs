@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{cargo, command, root};
 
-pub use archive::KEYRING as DEBIAN_KEYRING;
+pub use archive::{KEYRING as DEBIAN_KEYRING, mirrors};
 
 /// The test program's name.
 pub const TEST: &str = "kernels";

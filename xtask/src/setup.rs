@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{command, kernels, root};
+use crate::{booted, command, kernels, root};
 
 /// Built against LLVM 22, as the pinned rustc is: it reads the bitcode that rustc writes.
 const BPF_LINKER: &str = "0.13.0";
@@ -94,6 +94,9 @@ const TO_TEST: &[Package] = &[
     package("udhcpc", Probe::Program("udhcpc")),
     package("isc-dhcp-client", Probe::Program("dhclient")),
     package("qemu-system-x86", Probe::Program("qemu-system-x86_64")),
+    package("debootstrap", Probe::Program("debootstrap")),
+    package("e2fsprogs", Probe::Program("mkfs.ext4")),
+    package("openssh-client", Probe::Program("scp")),
     package("busybox-static", Probe::Program("busybox")),
     package("binutils", Probe::Program("strip")),
     package("cpio", Probe::Program("cpio")),
@@ -155,6 +158,7 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
     }
     if matches!(purpose, Purpose::Test | Purpose::Everything) {
         kernels::fetch_missing()?;
+        booted::fetch_missing()?;
     }
     Ok(())
 }
