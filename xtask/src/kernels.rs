@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{cargo, command, root};
 
-pub use archive::KEYRING as DEBIAN_KEYRING;
+pub use archive::{KEYRING as DEBIAN_KEYRING, mirrors};
 pub use startup::measure as measure_startup;
 
 /// The test program's name.

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{command, kernels, root};
+use crate::{booted, command, kernels, root};
 
 /// Built against LLVM 22, as the pinned rustc is: it reads the bitcode that rustc writes.
 const BPF_LINKER: &str = "0.13.0";
@@ -97,6 +97,7 @@ const TO_EMULATE: &[Package] = &[
 
 const TO_TEST: &[Package] = &[
     package("systemd", Probe::Program("systemd-analyze")),
+    package("curl", Probe::Program("curl")),
     package("nmap", Probe::Program("nmap")),
     package("hping3", Probe::Program("hping3")),
     package("traceroute", Probe::Program("traceroute")),
@@ -104,6 +105,12 @@ const TO_TEST: &[Package] = &[
         "python3-scapy",
         Probe::Runs(&[PYTHON, "-c", "import scapy.all"]),
     ),
+    package("dnsmasq-base", Probe::Program("dnsmasq")),
+    package("udhcpc", Probe::Program("udhcpc")),
+    package("isc-dhcp-client", Probe::Program("dhclient")),
+    package("debootstrap", Probe::Program("debootstrap")),
+    package("e2fsprogs", Probe::Program("mkfs.ext4")),
+    package("openssh-client", Probe::Program("scp")),
     package("runc", Probe::Program("runc")),
     // For the default seccomp profiles alone: nothing is run by either.
     package("containerd", Probe::Program("containerd")),
@@ -157,6 +164,7 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
     }
     if matches!(purpose, Purpose::Test | Purpose::Everything) {
         kernels::fetch_missing()?;
+        booted::fetch_missing()?;
     }
     Ok(())
 }

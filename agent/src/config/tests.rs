@@ -12,7 +12,7 @@ fn the_controllers_alone_are_a_complete_configuration() {
     let controllers: Vec<_> = config.controllers.iter().map(ToString::to_string).collect();
     assert_eq!(controllers, ["10.0.0.1:7443"]);
     assert_eq!(config.state_dir, Path::new("/var/lib/bulkhead-agent"));
-    assert_eq!(config.pin_dir(), Path::new("/sys/fs/bpf/bulkhead/v2"));
+    assert_eq!(config.pin_dir(), Path::new("/sys/fs/bpf/bulkhead/v3"));
     assert_eq!(
         config.host_name,
         rustix::system::uname().nodename().to_str().unwrap()

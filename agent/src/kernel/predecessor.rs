@@ -1,5 +1,5 @@
 //! The pins of another layout: what an agent of another version left enforcing. They stand beside ours,
-//! `<bpffs>/bulkhead/v1` beside `<bpffs>/bulkhead/v2`, and are left alone until our own tables are
+//! `<bpffs>/bulkhead/v2` beside `<bpffs>/bulkhead/v3`, and are left alone until our own tables are
 //! filled. Then each of their hooks gets our program in one step, and they go.
 
 use std::{

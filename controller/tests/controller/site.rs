@@ -1,6 +1,6 @@
 //! A controller on loopback, operators and agents that speak to it.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use bulkhead_controller::{
     app::{App, ServeOptions},
@@ -79,7 +79,9 @@ impl Site {
     }
 
     pub async fn start(&mut self) {
-        let app = App::start(self.options.clone()).await.unwrap();
+        let app = App::start(self.options.clone(), Arc::default())
+            .await
+            .unwrap();
         let (address, stop) = (app.address().to_string(), app.stop());
         self.running = Some((address, stop, tokio::spawn(app.run())));
     }
@@ -235,7 +237,13 @@ impl Site {
                 content: (*content).into(),
             })
             .collect();
-        let request = v1::ApplyPolicyRequest { files, dry_run };
+        let request = v1::ApplyPolicyRequest {
+            files,
+            dry_run,
+            // A set without a policy is as good as another for what these tests look at.
+            allow_empty: true,
+            ..v1::ApplyPolicyRequest::default()
+        };
         self.operator()
             .await
             .apply_policy(request)

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod a_busy_host_learns_its_flows_before_it_enforces;
+mod a_host_keeps_its_lease;
 mod a_host_that_cannot_enforce_says_why;
 mod a_packet_in_pieces_is_judged_as_a_whole;
 mod a_policy_cannot_lock_the_operator_out;
@@ -26,5 +27,6 @@ mod quarantine_outranks_everything;
 mod revoked_means_cut;
 mod scanners_see_what_policy_allows;
 mod the_demo_keeps_its_word;
+mod the_readmes_five_minutes;
 mod what_goes_wrong_on_the_way_is_heard;
 mod what_no_policy_allows_is_denied;
