@@ -30,19 +30,22 @@ pub fn require() -> Result<(), AgentError> {
         action: "read the process's capabilities",
         source: error.into(),
     })?;
-    let missing = REQUIRED.difference(held.effective);
-    if missing.is_empty() {
-        return Ok(());
+    match names_of_missing(held.effective) {
+        None => Ok(()),
+        Some(names) => Err(AgentError::Privileges(names)),
     }
+}
+
+/// The required capabilities that are not among these, such as "CAP_BPF, CAP_PERFMON are"; `None` when all are.
+#[must_use]
+pub fn names_of_missing(effective: CapabilitySet) -> Option<String> {
+    let missing = REQUIRED.difference(effective);
     let names: Vec<_> = missing
         .iter_names()
         .map(|(name, _)| format!("CAP_{name}"))
         .collect();
-    Err(AgentError::Privileges(format!(
-        "{} {}",
-        names.join(", "),
-        if names.len() == 1 { "is" } else { "are" }
-    )))
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    (!names.is_empty()).then(|| format!("{} {verb}", names.join(", ")))
 }
 
 /// Gives away every capability that the agent does not need, for this thread and those it starts:

@@ -15,7 +15,8 @@ Examples:
   bulkhead quarantine web-1 --reason INC-42  cut a host off, at itself and at all its peers
 
 Exit codes:
-  0 fine   1 the answer is no   64 bad usage   69 controller unreachable   70 a bug";
+  0 fine   1 the answer is no   64 bad usage   69 controller unreachable   70 a bug
+  77 refused: nothing was done   130 stopped waiting; the change is made";
 
 const GLOBAL: &str = "Options of every command";
 

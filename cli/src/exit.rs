@@ -12,6 +12,10 @@ use crate::output::printable;
 
 /// The exit code of what should not happen.
 pub const BUG: u8 = 70;
+/// Asked for, and not done: a guard, a permission, a name that there is not. EX_NOPERM of sysexits.h.
+const REFUSED: u8 = 77;
+/// What a shell makes of a command that SIGINT ended.
+const INTERRUPTED: u8 = 130;
 
 /// What a command that ran to its end found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +24,10 @@ pub enum Outcome {
     Fine,
     /// The command did its work, and the answer is no: exit 1.
     No,
+    /// The controller refuses it until the command says that it is meant: exit 77.
+    Refused,
+    /// The operator stopped waiting, with Ctrl-C; the change is made: exit 130.
+    Interrupted,
 }
 
 impl Outcome {
@@ -38,13 +46,22 @@ pub struct Failure {
 
 #[derive(Clone, Copy, Debug)]
 enum Class {
+    Mistakes,
     Refused,
     Usage,
     Unreachable,
 }
 
 impl Failure {
-    /// Somebody said no: exit 1.
+    /// What the user gave has mistakes: exit 1, as of any check that finds something.
+    pub fn mistakes(text: impl Into<String>) -> Self {
+        Self {
+            class: Class::Mistakes,
+            text: text.into(),
+        }
+    }
+
+    /// The controller, or this tool, does not do it as asked: exit 77.
     pub fn refused(text: impl Into<String>) -> Self {
         Self {
             class: Class::Refused,
@@ -82,6 +99,8 @@ pub fn code(result: anyhow::Result<Outcome>) -> ExitCode {
     let error = match result {
         Ok(Outcome::Fine) => return ExitCode::SUCCESS,
         Ok(Outcome::No) => return ExitCode::from(1),
+        Ok(Outcome::Refused) => return ExitCode::from(REFUSED),
+        Ok(Outcome::Interrupted) => return ExitCode::from(INTERRUPTED),
         Err(error) => error,
     };
     if error.chain().any(is_broken_pipe) {
@@ -96,7 +115,8 @@ pub fn code(result: anyhow::Result<Outcome>) -> ExitCode {
     );
     ExitCode::from(
         match error.downcast_ref::<Failure>().map(|failure| failure.class) {
-            Some(Class::Refused) => 1,
+            Some(Class::Mistakes) => 1,
+            Some(Class::Refused) => REFUSED,
             Some(Class::Usage) => 64,
             Some(Class::Unreachable) => 69,
             None => BUG,

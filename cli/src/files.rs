@@ -56,7 +56,7 @@ pub fn mixed_policy_set(paths: &[PathBuf]) -> Result<PolicySet> {
     policies(paths)?
         .parse(parse_mixed)
         .map(|Parsed { set, inventory: _ }| set)
-        .map_err(|problems| Failure::refused(render(&problems)).into())
+        .map_err(|problems| Failure::mistakes(render(&problems)).into())
 }
 
 /// Reads an inventory file.
@@ -70,7 +70,7 @@ pub fn inventory(path: &Path) -> Result<Inventory> {
     };
     let read = text::read(&[path.to_owned()])?;
     read.parse(one)
-        .map_err(|problems| Failure::refused(render(&problems)).into())
+        .map_err(|problems| Failure::mistakes(render(&problems)).into())
 }
 
 /// Reads policy files, Kubernetes manifests among them, and the workloads that they are asked about:
@@ -84,7 +84,7 @@ pub fn policies_and_inventory(
 ) -> Result<(PolicySet, Inventory)> {
     let parsed = policies(paths)?
         .parse(parse_mixed)
-        .map_err(|problems| Failure::refused(render(&problems)))?;
+        .map_err(|problems| Failure::mistakes(render(&problems)))?;
     let stand_ins = parsed.stand_ins();
     if stand_ins > 0 && parsed.set.has_subnets() {
         eprintln!(
@@ -105,7 +105,7 @@ pub fn policies_and_inventory(
         return Ok((set, pods));
     };
     let all = self::inventory(path)?.join(pods).map_err(|clash| {
-        Failure::refused(format!("joining {} and the Pods: {clash}", path.display()))
+        Failure::mistakes(format!("joining {} and the Pods: {clash}", path.display()))
     })?;
     Ok((set, all))
 }

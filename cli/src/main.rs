@@ -9,6 +9,7 @@ mod files;
 mod operator;
 mod output;
 mod rollout;
+mod standing;
 mod time;
 
 use std::{panic, process::ExitCode};

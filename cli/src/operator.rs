@@ -1,5 +1,6 @@
 //! Who the operator is, and the connection to the controller.
 
+pub mod origin;
 mod probe;
 
 use std::{

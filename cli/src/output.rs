@@ -119,6 +119,16 @@ pub fn count(number: usize, noun: &str) -> String {
     }
 }
 
+/// At most `most` items, and how many more there are: `a, b and 12 more`.
+pub fn some<T: ToString>(items: &[T], most: usize, separator: &str) -> String {
+    let shown: Vec<String> = items.iter().take(most).map(ToString::to_string).collect();
+    let shown = shown.join(separator);
+    match items.len().saturating_sub(most) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 /// A list for people, `-` when it is empty.
 pub fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();

@@ -17,6 +17,7 @@ use proto::{
 use rustix::fs::{FlockOperation, flock};
 use sd_notify::NotifyState;
 use tokio::{
+    sync::Notify,
     task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
 };
@@ -28,9 +29,10 @@ use tonic::{
 
 use crate::{
     auth,
-    ca::CertificateAuthority,
+    ca::{CertificateAuthority, names_of},
     controller::{Controller, Limits},
     grpc::Service,
+    own::Names,
 };
 
 /// The store's file in the data directory.
@@ -46,6 +48,8 @@ const PING_AFTER: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often refused claims are judged again and reports are saved.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
+/// How often the names of the controller are resolved again.
+const RESOLVE_EVERY: Duration = Duration::from_secs(60);
 /// How long calls may take to end when the process stops.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -78,11 +82,12 @@ pub struct App {
 }
 
 impl App {
-    /// Starts a controller; it serves when this returns.
+    /// Starts a controller; it serves when this returns. Notify `reload` to have the file of its addresses
+    /// read again.
     ///
     /// # Errors
     /// When the data directory, the store or the address cannot be used; each says why.
-    pub async fn start(options: ServeOptions) -> Result<Self> {
+    pub async fn start(options: ServeOptions, reload: Arc<Notify>) -> Result<Self> {
         let ServeOptions {
             data_dir,
             listen,
@@ -95,6 +100,7 @@ impl App {
         let ca = CertificateAuthority::load(&data_dir)?;
         let lock = lock(&data_dir)?;
         let certificate = ca.controller_certificate(&data_dir)?;
+        let certificate_names = names_of(&certificate.chain_pem)?;
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(
                 certificate.chain_pem,
@@ -111,9 +117,20 @@ impl App {
             denials: keep_denials.max(1),
             grace,
         };
-        let controller = Arc::new(Controller::load(store, ca, limits).await?);
         let listener = bind(listen).with_context(|| format!("listening on {listen}"))?;
         let address = listener.local_addr()?;
+        let whereabouts = Whereabouts {
+            names: Names::read(&data_dir, &certificate_names, address.port())?,
+            dir: data_dir.clone(),
+            certificate_names,
+            port: address.port(),
+        };
+        let controller = Arc::new(Controller::load(store, ca, limits).await?);
+        controller.listens_on(address.port()).await;
+        // The first agents are told too, unless a resolver is slow.
+        if let Ok(Some(addresses)) = timeout(PATIENCE, whereabouts.names.resolve()).await {
+            controller.announce(addresses);
+        }
 
         let stop = CancellationToken::new();
         let calls = TaskTracker::new();
@@ -151,6 +168,10 @@ impl App {
             async move { controller.watch_assertions().await }
         }));
         tasks.spawn(until(stop.clone(), tidy(Arc::clone(&controller))));
+        tasks.spawn(until(
+            stop.clone(),
+            announce(whereabouts, Arc::clone(&controller), reload),
+        ));
         tracing::info!(%address, data_dir = %data_dir.display(), "serving");
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[NotifyState::Ready]);
@@ -220,6 +241,38 @@ async fn tidy(controller: Arc<Controller>) {
     loop {
         ticks.tick().await;
         controller.tidy().await;
+    }
+}
+
+/// Where agents find the controller.
+struct Whereabouts {
+    names: Names,
+    dir: PathBuf,
+    certificate_names: Vec<String>,
+    port: u16,
+}
+
+/// Tells the agents where the controller is: at the start, when its names resolve to other addresses,
+/// and when the file of its addresses is read again.
+async fn announce(mut at: Whereabouts, controller: Arc<Controller>, reload: Arc<Notify>) {
+    let mut ticks = interval(RESOLVE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = reload.notified() => {
+                match Names::read(&at.dir, &at.certificate_names, at.port) {
+                    Ok(names) => {
+                        at.names = names;
+                        tracing::info!("the controller's addresses are read again");
+                    }
+                    Err(error) => tracing::error!("the addresses stay as they are: {error:#}"),
+                }
+            }
+        }
+        if let Some(addresses) = at.names.resolve().await {
+            controller.announce(addresses);
+        }
     }
 }
 

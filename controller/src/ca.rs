@@ -247,10 +247,7 @@ impl CertificateAuthority {
                 key_pem: read(dir, CONTROLLER_KEY)?,
             });
         }
-        let names = certificate
-            .subject_alternative_name()
-            .with_context(damaged)?
-            .map_or(Vec::new(), |names| other_names(&names.value.general_names));
+        let names = names_of(&chain_pem)?;
         tracing::info!("the controller's certificate is near its end: making a new one");
         self.renew_controller_certificate(dir, &names)
     }
@@ -293,7 +290,22 @@ fn params(validity: Validity, common_name: &str) -> CertificateParams {
     params
 }
 
-/// The names of a controller's certificate that `init` was given.
+/// The names of a controller's certificate (chain, PEM) that `init` was given: DNS names and addresses.
+///
+/// # Errors
+/// When it is no certificate.
+pub fn names_of(chain_pem: &str) -> Result<Vec<String>> {
+    let (_, pem) =
+        parse_x509_pem(chain_pem.as_bytes()).context("reading the certificate's names")?;
+    let certificate = pem
+        .parse_x509()
+        .context("reading the certificate's names")?;
+    Ok(certificate
+        .subject_alternative_name()
+        .context("reading the certificate's names")?
+        .map_or(Vec::new(), |names| other_names(&names.value.general_names)))
+}
+
 fn other_names(names: &[GeneralName<'_>]) -> Vec<String> {
     names
         .iter()

@@ -1,15 +1,16 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, anyhow};
 use clap::{Args, Parser, Subcommand};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     app::{App, DEFAULT_GRACE, DEFAULT_KEEP_DENIALS, ServeOptions},
-    init::{InitOptions, init},
+    init::{InitOptions, init, next_steps},
+    signals::Signals,
 };
 
 /// Exit codes, after sysexits.h.
@@ -34,15 +35,16 @@ enum Command {
 /// Make the certificate authority, the store and the first operator.
 ///
 /// Writes to the data directory: ca.pem and ca.key (the certificate authority), controller.pem and
-/// controller.key (the controller's certificate, with the authority's behind it), bulkhead.db (the
-/// store) and operator-NAME.toml (all that the `bulkhead` command needs: give it to the operator).
+/// controller.key (the controller's certificate, with the authority's behind it), addresses (where
+/// agents find the controller), bulkhead.db (the store) and operator-NAME.toml (all that the `bulkhead` command needs: give it to the operator).
 /// A directory that has a certificate authority is refused and left as it is.
 #[derive(Debug, Args)]
 struct Init {
     /// Where to write; made if it is not there
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// Where agents and operators find the controller; repeat it for each [default: 127.0.0.1:7443]
+    /// Where agents and operators find the controller, as they dial it; repeat it for each. Without it only
+    /// this machine can reach the controller, at 127.0.0.1:7443
     #[arg(long = "address", value_name = "HOST:PORT")]
     addresses: Vec<String>,
     /// The first operator's name
@@ -51,6 +53,9 @@ struct Init {
 }
 
 /// Serve agents and operators until SIGTERM or Ctrl-C; a second one ends it at once.
+///
+/// SIGHUP reads the file `addresses` of the data directory again and tells the agents. SIGUSR1 and
+/// SIGUSR2 do nothing but a line in the log.
 #[derive(Debug, Args)]
 struct Serve {
     /// What `init` made
@@ -121,15 +126,15 @@ async fn run(command: Command) -> ExitCode {
             addresses,
             operator,
         }) => {
-            match init(&InitOptions {
+            let options = InitOptions {
                 data_dir,
                 addresses,
                 operator,
-            })
-            .await
-            {
+            };
+            match init(&options).await {
                 Ok(file) => {
                     println!("{}", file.display());
+                    eprint!("\n{}", next_steps(&options, &file));
                     ExitCode::SUCCESS
                 }
                 Err(error) => failed(BAD_CONFIGURATION, &error),
@@ -164,8 +169,9 @@ enum Failure {
 
 async fn serve(options: ServeOptions) -> Result<(), Failure> {
     // First, so that a signal during the start also ends it in good order.
-    let mut signals = Signals::new().map_err(Failure::Start)?;
-    let app = App::start(options).await.map_err(Failure::Start)?;
+    let reload = Arc::new(Notify::new());
+    let mut signals = Signals::new(Arc::clone(&reload)).map_err(Failure::Start)?;
+    let app = App::start(options, reload).await.map_err(Failure::Start)?;
     let stop = app.stop();
     let mut app = std::pin::pin!(app.run());
     tokio::select! {
@@ -177,28 +183,6 @@ async fn serve(options: ServeOptions) -> Result<(), Failure> {
     tokio::select! {
         outcome = app => outcome.map_err(Failure::Run),
         () = signals.next() => Err(Failure::Run(anyhow!("ended at once by a second signal"))),
-    }
-}
-
-/// SIGINT and SIGTERM.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,
-            terminate: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
     }
 }
 

@@ -164,6 +164,12 @@ impl Compiled {
         self.settle(changes.subjects.into_keys().collect(), changes.hosts)
     }
 
+    /// What a host is to enforce; none for one that is not compiled, or whose policy does not fit.
+    pub fn publication(&self, host: &HostName) -> Option<&Arc<Publication>> {
+        let shared = self.subjects.get(self.hosts.get(host)?)?;
+        shared.outcome.as_ref()?.as_ref().ok()
+    }
+
     /// The policies that do not fit, with the hosts that they are for.
     pub fn unfit(&self) -> impl Iterator<Item = (&BTreeSet<HostName>, &TooLarge)> {
         self.subjects.values().filter_map(|shared| {

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use proto::spiffe::HostId;
-use tokio::sync::{Mutex, MutexGuard, Notify, broadcast};
+use tokio::sync::{Mutex, MutexGuard, Notify, broadcast, watch};
 
 use crate::{
     ca::CertificateAuthority,
@@ -31,8 +31,9 @@ mod denials;
 mod enrol;
 mod operate;
 mod session;
+mod whereabouts;
 
-pub use session::{Hello, SessionHandle, claim};
+pub use session::{Hello, SessionHandle, claim, reported};
 
 /// Denials that a follower may be behind before it misses some.
 const FOLLOWERS_BACKLOG: usize = 8_192;
@@ -44,6 +45,15 @@ pub struct Limits {
     pub denials: u64,
     /// How long the addresses of a host that went away stay its own, whoever claims them.
     pub grace: Duration,
+}
+
+/// Who calls, and from where.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The operator's name.
+    pub name: String,
+    /// Where the connection comes from.
+    pub source: IpAddr,
 }
 
 /// The controller.
@@ -58,6 +68,8 @@ pub struct Controller {
     /// They have changed since the assertions were last decided.
     doubt: Notify,
     denials: broadcast::Sender<Arc<KeptDenial>>,
+    /// Where agents find the controller; none until its names have resolved once.
+    announced: watch::Sender<Option<Vec<SocketAddr>>>,
     security_events: AtomicU64,
 }
 
@@ -96,6 +108,7 @@ impl Controller {
             stale: Notify::new(),
             doubt: Notify::new(),
             denials: broadcast::Sender::new(FOLLOWERS_BACKLOG),
+            announced: watch::Sender::new(None),
             security_events: AtomicU64::new(0),
         };
         let mut state = controller.state.lock().await;

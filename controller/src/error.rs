@@ -19,6 +19,9 @@ pub enum Error {
     /// The caller may not.
     #[error("{0}")]
     Refused(String),
+    /// A guard asks whether it is meant.
+    #[error("{0}")]
+    Guarded(String),
     /// The store could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -37,6 +40,7 @@ impl From<Error> for Status {
             Error::NotFound(text) => Self::not_found(text),
             Error::Taken(text) => Self::already_exists(text),
             Error::Refused(text) => Self::permission_denied(text),
+            Error::Guarded(text) => Self::failed_precondition(text),
             Error::Store(error @ StoreError::Full) => Self::resource_exhausted(error.to_string()),
             Error::Store(error) => {
                 tracing::error!(error = %causes(&error), "the store failed");

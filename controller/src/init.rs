@@ -13,6 +13,7 @@ use crate::{
     app::DEFAULT_STORE,
     ca::{CA_CERTIFICATE, CA_KEY, CertificateAuthority, OPERATOR_LIFE, Validity},
     files::{make_private_dir, write_private},
+    own::Names,
     store::Store,
 };
 
@@ -21,7 +22,8 @@ use crate::{
 pub struct InitOptions {
     /// Made if it is not there.
     pub data_dir: PathBuf,
-    /// `host:port`, where agents and operators find the controller; none is the local host.
+    /// `host:port`, where agents and operators find the controller; none is the local host, which no
+    /// other machine reaches.
     pub addresses: Vec<String>,
     /// The first operator's name.
     pub operator: String,
@@ -92,10 +94,34 @@ pub async fn init(options: &InitOptions) -> Result<PathBuf> {
         &toml::to_string_pretty(&content).context("writing TOML")?,
     )?;
     ca.renew_controller_certificate(dir, &names)?;
+    Names::write(dir, controllers)?;
     create_store(&dir.join(DEFAULT_STORE)).await?;
     // Last: with it, the directory counts as made.
     ca.save(dir)?;
     Ok(operator_file)
+}
+
+/// What to do after `init`, in words.
+#[must_use]
+pub fn next_steps(options: &InitOptions, operator_file: &Path) -> String {
+    let dir = options.data_dir.display();
+    let file = operator_file.display();
+    let mut text = String::new();
+    if options.addresses.is_empty() {
+        text.push_str(
+            "Only this machine can reach this controller: no --address was given, so it is 127.0.0.1. For \
+             other hosts,\nremove the directory and do it again with --address HOST:PORT, as they dial it.\n\n",
+        );
+    }
+    text.push_str(&format!(
+        "Next:\n  \
+         systemctl enable --now bulkhead-controller        \
+         # or in a terminal of its own: bulkhead-controller serve --data-dir {dir}\n  \
+         export BULKHEAD_OPERATOR={file}\n  \
+         bulkhead status\n\n\
+         {file} lets whoever holds it do everything. Back up {dir}: it holds the key of the certificate authority.\n"
+    ));
+    text
 }
 
 async fn create_store(path: &Path) -> Result<()> {

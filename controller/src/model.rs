@@ -8,8 +8,10 @@ use std::{
 
 use ipnet::IpNet;
 use policy::{HostName, Identity, Labels, Revision, SourceFile};
-use proto::{Sha256Digest, spiffe::HostId};
+use proto::{Sha256Digest, host_report::HostReport, spiffe::HostId};
 use serde::{Deserialize, Serialize};
+
+mod reported;
 
 /// An enrolled host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +55,8 @@ impl Host {
     }
 }
 
-/// What an agent says about itself. Shown to operators; nothing is decided from it.
+/// What an agent says about itself. It is shown to operators, and decides whether an acknowledged
+/// policy counts as enforced and which changes the guards ask about; never what any host enforces.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Report {
@@ -77,6 +80,9 @@ pub struct Report {
     pub packets_denied: u64,
     /// Of the fuller flow table, that live flows take, 0 to 100.
     pub flows_percent: u32,
+    /// How far it is protected; none of an agent that is older than host reports.
+    #[serde(with = "reported")]
+    pub host: Option<HostReport>,
 }
 
 impl Report {

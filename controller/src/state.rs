@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     compiled::Compiled,
     model::{Host, PolicyFiles, Report, Token, unix_now},
+    own::Own,
     publish::Publisher,
     store::Known,
 };
@@ -22,6 +23,7 @@ mod claims;
 mod compiling;
 mod identities;
 mod names;
+mod standing;
 
 /// The policy set that holds now.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +56,8 @@ pub struct State {
     pub tokens: HashMap<Sha256Digest, Token>,
     /// What is in force.
     pub policy: PolicyInForce,
+    /// Where the controller itself is.
+    pub own: Own,
     /// Live control streams.
     pub sessions: BTreeMap<HostId, Session>,
     /// What each host is to enforce.
@@ -91,6 +95,7 @@ impl State {
                 .map(|token| (token.secret_sha256, token))
                 .collect(),
             policy,
+            own: Own::default(),
             sessions: BTreeMap::new(),
             publisher: Publisher::default(),
             unfit: BTreeMap::new(),

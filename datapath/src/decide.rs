@@ -6,6 +6,7 @@
 //! [`Verdict::Pass`] is the one that decided "allow".
 
 mod decision;
+mod dhcp;
 mod fragments;
 mod glance;
 mod report;
@@ -18,7 +19,7 @@ use crate::{
         decision::{Decision, Note, Outcome},
         glance::Glance,
     },
-    headers::{self, Headers, Link, Network, Part, protocol, tcp_flag},
+    headers::{self, Dhcp, Headers, Link, Network, Part, protocol, tcp_flag},
     layout::{
         Address, Direction, Flow, FlowKey, FlowRecord, Grounds, Ipv4, Ipv6, MatrixCell, Opener,
         Shared, Traffic, flow_state, other_ether_types,
@@ -148,6 +149,7 @@ impl<T: Tables> Judge<'_, T> {
             if headers.inner != 0 && self.related(packet, headers) {
                 return Ok(Reason::Related);
             }
+            self.look_for_dhcp(packet, headers, &key);
             decision = self.unknown(headers, &key);
         }
         if headers.part == Part::First {
@@ -307,6 +309,11 @@ impl<T: Tables> Judge<'_, T> {
         let found = headers.found;
         let sender = Opener::sender(self.direction);
         let service = headers.service;
+        match headers.dhcp {
+            Dhcp::Nothing => {}
+            Dhcp::Request(transaction) => return self.dhcp_request(key, transaction),
+            Dhcp::Answer => return self.dhcp_answer(key),
+        }
         if found == Found::Nothing
             && opens(headers)
             && let Some(decision) = self.denied_again(key)

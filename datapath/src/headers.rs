@@ -85,6 +85,17 @@ pub enum Part {
     Later,
 }
 
+/// What a packet is to this host's DHCP client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dhcp {
+    /// Nothing.
+    Nothing,
+    /// A request of its own, of the transaction.
+    Request(u32),
+    /// The answer to one that is open.
+    Answer,
+}
+
 /// The headers of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers<A> {
@@ -108,6 +119,10 @@ pub struct Headers<A> {
     pub service: u16,
     /// Where the packet inside an ICMP error begins; 0 in other packets.
     pub inner: u32,
+    /// Where the payload of UDP begins; 0 in other packets.
+    pub payload: u32,
+    /// What the packet is to this host's DHCP client; the verdict finds it out.
+    pub dhcp: Dhcp,
     /// What hosts on a link cannot do without: neighbour discovery and group membership.
     pub neighbour: bool,
     /// Which part of the packet it is. A later one has neither ports nor a protocol of its own.
@@ -146,7 +161,7 @@ impl<A: Copy> Headers<A> {
             remote_port,
             local_port,
             protocol: self.protocol,
-            kind: self.key_kind(direction),
+            kind: self.flow_kind(direction),
             zeros: 0,
         }
     }
@@ -154,7 +169,7 @@ impl<A: Copy> Headers<A> {
     /// What stands in the key where others have ports: a request that comes in is of an echo that the other end
     /// asks for, and so is a reply that goes out.
     #[inline(always)]
-    fn key_kind(&self, direction: Direction) -> u8 {
+    fn flow_kind(&self, direction: Direction) -> u8 {
         // Without a branch: the kernel's verifier would follow each by itself from here on.
         match direction {
             Direction::Ingress => self.echo,
@@ -229,6 +244,8 @@ impl<A: Address> Headers<A> {
         destination_port: 0,
         service: 0,
         inner: 0,
+        payload: 0,
+        dhcp: Dhcp::Nothing,
         neighbour: false,
         part: Part::Whole,
         fragment_id: 0,

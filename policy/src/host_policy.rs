@@ -128,6 +128,31 @@ pub enum Malformed {
 }
 
 impl HostPolicy {
+    /// The rule that decides the enforced verdict of a flow at a moment, found by asking rule after
+    /// rule. `peer` is the other end, `port` what the flow is for. It allows or denies, never passes;
+    /// none only for a policy that [`HostPolicy::check`] refuses.
+    #[must_use]
+    pub fn decide(
+        &self,
+        direction: Direction,
+        peer: IpAddr,
+        port: PortKey,
+        now: Timestamp,
+    ) -> Option<&Rule> {
+        let identity = self.addresses.get(&peer).copied();
+        let mut passed = None;
+        self.rules.iter().find(|rule| {
+            let counts = rule.mode == Mode::Enforce
+                && rule.expires.is_none_or(|end| now < end)
+                && passed != Some(rule.tier)
+                && rule.matches(direction, peer, identity, port);
+            if counts && rule.action == Action::Pass {
+                passed = Some(rule.tier);
+            }
+            counts && rule.action != Action::Pass
+        })
+    }
+
     /// Checks what [`crate::compile()`] promises of its output: for policies that come from elsewhere,
     /// over the wire or from disk.
     ///

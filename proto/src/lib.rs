@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 pub mod client;
 pub mod convert;
 pub mod hex;
+pub mod host_report;
 #[cfg(feature = "client")]
 pub mod pin;
 pub mod spiffe;

@@ -10,7 +10,11 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::{
-    controller::Controller, daemon::Daemon, namespace::Namespace, network::Family, operator::Answer,
+    controller::Controller,
+    daemon::Daemon,
+    namespace::Namespace,
+    network::{CONTROLLER, Family},
+    operator::Answer,
 };
 
 /// `agent.toml`, as far as a lab sets it.
@@ -24,6 +28,13 @@ struct Config {
     bpffs: PathBuf,
     /// Seconds; tests have no flows from before.
     warm_start: u32,
+    failsafe: Failsafe,
+}
+
+/// The operator's way in.
+#[derive(Debug, Serialize)]
+struct Failsafe {
+    subnets: Vec<String>,
 }
 
 /// An agent with its directory: configuration, state, token, bpffs and log.
@@ -51,6 +62,10 @@ impl Agent {
             interfaces: vec!["eth0".to_owned()],
             bpffs: directory.join("bpf"),
             warm_start: 0,
+            // The operator of a lab works at the controller's.
+            failsafe: Failsafe {
+                subnets: vec![format!("{}/32", CONTROLLER.address(Family::V4))],
+            },
         };
         let path = directory.join("agent.toml");
         fs::write(&path, toml::to_string(&config)?)

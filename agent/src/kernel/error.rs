@@ -4,6 +4,8 @@ use std::{error::Error, io, path::PathBuf};
 
 use aya::programs::ProgramError;
 
+use crate::kernel::permission::Cause;
+
 /// As much of the verifier's log as is shown: its end tells what it refused.
 const LOG_LINES: usize = 20;
 
@@ -43,13 +45,13 @@ pub enum KernelError {
         /// As `uname -r` prints it.
         release: String,
     },
-    /// Not enough rights.
-    #[error(
-        "{doing} was not permitted: run the agent as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (before Linux 5.8: CAP_SYS_ADMIN)"
-    )]
+    /// Something refuses the process what it asked for.
+    #[error("{doing} was not permitted: {why}")]
     NotPermitted {
         /// What was being done.
         doing: String,
+        /// What refuses it, and what to do.
+        why: Cause,
         /// What the kernel said.
         #[source]
         source: Box<dyn Error + Send + Sync>,
@@ -89,6 +91,25 @@ pub enum KernelError {
         /// Why, and what to do.
         problem: String,
     },
+    /// The pins are gone, and cannot be made again.
+    #[error(
+        "the pins in {} are gone, so what is enforced ends when the agent stops: {problem}",
+        .pin_dir.display()
+    )]
+    PinsLost {
+        /// Where they were.
+        pin_dir: PathBuf,
+        /// Why they cannot be made again, and what to do.
+        problem: String,
+    },
+    /// The file system is read-only for this process.
+    #[error(
+        "{doing}: the file system is read-only for this process: in a systemd unit, add ReadWritePaths= for it and leave out ProtectKernelTunables=, which makes /sys read-only whatever else is said; in a container, mount it writable"
+    )]
+    ReadOnly {
+        /// What was being done, on what.
+        doing: String,
+    },
     /// A map did not hold what was written to it.
     #[error("map {map}: entry {index} does not read back as it was written")]
     ReadBack {
@@ -125,16 +146,15 @@ impl From<io::Error> for KernelError {
 }
 
 impl KernelError {
-    /// Wraps a failed BPF operation; finds out whether rights or the whole of BPF were missing.
+    /// Wraps a failed BPF operation; finds out what refused it, or whether the whole of BPF is missing.
     pub fn bpf(doing: impl Into<String>, source: impl Error + Send + Sync + 'static) -> Self {
         let doing = doing.into();
         let number = error_number(&source);
         let source = Box::new(source);
-        match number {
-            // EACCES is not about rights here: it is the verifier's, or a map's that is read only.
-            Some(libc::EPERM) => Self::NotPermitted { doing, source },
-            Some(libc::ENOSYS) => Self::NoBpf,
-            _ => Self::Bpf { doing, source },
+        match number.and_then(cause) {
+            Some(Some(why)) => Self::NotPermitted { doing, why, source },
+            Some(None) => Self::NoBpf,
+            None => Self::Bpf { doing, source },
         }
     }
 
@@ -157,13 +177,14 @@ impl KernelError {
     /// Wraps a failed system call on links, filters and interfaces.
     pub fn syscall(doing: impl Into<String>, source: io::Error) -> Self {
         let doing = doing.into();
-        match source.raw_os_error() {
-            Some(libc::EPERM) => Self::NotPermitted {
+        match source.raw_os_error().and_then(cause) {
+            Some(Some(why)) => Self::NotPermitted {
                 doing,
+                why,
                 source: source.into(),
             },
-            Some(libc::ENOSYS) => Self::NoBpf,
-            _ => Self::Io { doing, source },
+            Some(None) => Self::NoBpf,
+            None => Self::Io { doing, source },
         }
     }
 
@@ -173,8 +194,10 @@ impl KernelError {
         match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => Self::NotPermitted {
                 doing,
+                why: Cause::of_file(),
                 source: source.into(),
             },
+            Some(libc::EROFS) => Self::ReadOnly { doing },
             _ => Self::Io { doing, source },
         }
     }
@@ -187,12 +210,30 @@ impl KernelError {
             | Self::NoBpffs { .. }
             | Self::NoBpf
             | Self::NoTc
-            | Self::NotPermitted { .. } => 69,
+            | Self::PinsLost { .. }
+            | Self::NotPermitted { .. }
+            | Self::ReadOnly { .. } => 69,
             Self::NoTcx { .. } | Self::Shape { .. } | Self::Interface { .. } => 78,
             Self::ReadBack { .. } | Self::Io { .. } | Self::Bpf { .. } | Self::Rejected { .. } => {
                 70
             }
         }
+    }
+}
+
+/// What an error number of a call on BPF or an interface says about permission: `None` when it says nothing, and
+/// `Some(None)` when it says that the kernel has no BPF.
+fn cause(number: i32) -> Option<Option<Cause>> {
+    match number {
+        libc::EPERM => Some(Some(Cause::of_kernel())),
+        // A seccomp profile may answer so as well.
+        libc::ENOSYS => Some(Some(Cause::of_kernel()).filter(|why| *why == Cause::Seccomp)),
+        // Without a security module it is not about permission: the verifier says it, or a map that is read-only.
+        libc::EACCES => match Cause::of_kernel() {
+            why @ Cause::SecurityModule(_) => Some(Some(why)),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -256,5 +297,13 @@ mod tests {
             assert!(error.source().is_some());
             assert_eq!(error.exit_code(), 69);
         }
+    }
+
+    #[test]
+    fn a_read_only_file_system_is_named_as_such() {
+        let error = io::Error::from_raw_os_error(libc::EROFS);
+        let error = KernelError::io("creating /sys/fs/bpf/bulkhead", error);
+        assert!(error.to_string().contains("read-only"), "{error}");
+        assert_eq!(error.exit_code(), 69);
     }
 }

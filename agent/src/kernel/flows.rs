@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::Path, time::Duration};
 
-use datapath::layout::{Address, Flow, FlowKey, FlowRecord, Ipv4, Ipv6, Layout, key_kind};
+use datapath::layout::{Address, Flow, FlowKey, FlowRecord, Ipv4, Ipv6, Layout, flow_kind};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
@@ -99,7 +99,7 @@ where
         remote_port: 0,
         local_port: 0,
         protocol: 0,
-        kind: key_kind::OTHER,
+        kind: flow_kind::PACKETS,
         zeros: 0,
     });
     let now = ticks();

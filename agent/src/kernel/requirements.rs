@@ -2,19 +2,19 @@
 
 use std::path::Path;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, permission::Cause};
 
 /// `BPF_FS_MAGIC` of `include/uapi/linux/magic.h`.
 const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
 /// The oldest kernel that the programs are made for.
 const OLDEST: (u32, u32) = (5, 10);
 
-/// Checks the kernel's release, that it has BPF, and that `bpffs` is a BPF file system.
+/// Checks the kernel's release, that it has BPF and lets this process call it, and that `bpffs` is a BPF file system.
 ///
 /// # Errors
-/// [`KernelError::TooOld`], [`KernelError::NoBpf`] and [`KernelError::NoBpffs`].
+/// [`KernelError::TooOld`], [`KernelError::NoBpf`], [`KernelError::NotPermitted`] and [`KernelError::NoBpffs`].
 pub fn check(bpffs: &Path) -> Result<(), KernelError> {
     if running().is_none_or(|version| version < OLDEST) {
         return Err(KernelError::TooOld { release: release() });
@@ -23,14 +23,35 @@ pub fn check(bpffs: &Path) -> Result<(), KernelError> {
     if std::fs::read_to_string("/proc/filesystems").is_ok_and(|list| !knows_bpf(&list)) {
         return Err(KernelError::NoBpf);
     }
-    let is_bpffs = rustix::fs::statfs(bpffs)
-        .is_ok_and(|status| u32::try_from(status.f_type).is_ok_and(|kind| kind == BPF_FS_MAGIC));
-    if is_bpffs {
+    Cause::check_bpf().map_err(|(why, source)| KernelError::NotPermitted {
+        doing: "calling bpf(2)".to_owned(),
+        why,
+        source: source.into(),
+    })?;
+    if is_bpffs(bpffs) {
         Ok(())
     } else {
         Err(KernelError::NoBpffs {
             path: bpffs.to_owned(),
         })
+    }
+}
+
+/// Whether a directory is on a BPF file system.
+pub fn is_bpffs(path: &Path) -> bool {
+    rustix::fs::statfs(path)
+        .is_ok_and(|status| u32::try_from(status.f_type).is_ok_and(|kind| kind == BPF_FS_MAGIC))
+}
+
+/// Lets the process hold as many descriptors as it may: it holds two links for each interface.
+pub fn lift_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let lifted = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, lifted) {
+        tracing::debug!(%error, "the limit of open files stays");
     }
 }
 
@@ -47,7 +68,7 @@ pub fn lift_memory_limit() {
         maximum: None,
     };
     if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
-        // Newer kernels do not ask for it; on older ones making the maps says what is wrong.
+        // Newer kernels do not ask for it; on older ones the error of making the maps names the limit.
         tracing::debug!(%error, "the limit of locked memory stays");
     }
 }

@@ -5,15 +5,22 @@ use std::{collections::BTreeMap, net::IpAddr};
 use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
-use proto::{convert::address_from_bytes, v1::HostStatus};
+use proto::{
+    convert::address_from_bytes,
+    v1::{HostStatus, Standing},
+};
 use serde::Serialize;
 
 use crate::{
     exit::Outcome,
     operator::Controller,
-    output::{Format, json_lines, list, printable, table},
-    time,
+    output::{Format, json_lines, list, printable, some, table},
+    standing, time,
 };
+
+mod report;
+
+use self::report::ReportLine;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,6 +51,14 @@ struct HostLine {
     denials_lost: u64,
     packets_denied: u64,
     flows_percent: u32,
+    /// How the host stands with the policy in force: see [`standing::word`].
+    standing: &'static str,
+    /// The controller runs on it.
+    runs_controller: bool,
+    /// Absent: its agent is older than host reports.
+    report: Option<ReportLine>,
+    #[serde(skip)]
+    words: Standing,
 }
 
 impl Hosts {
@@ -78,6 +93,7 @@ impl Hosts {
                 for host in &hosts {
                     host.print_notes();
                 }
+                print_open(&hosts);
             }
         }
         Ok(Outcome::Fine)
@@ -95,7 +111,7 @@ impl HostLine {
                     .iter()
                     .map(|(key, value)| format!("{key}={value}")),
             ),
-            list(&self.addresses),
+            some_addresses(&self.addresses),
             self.packets_denied.to_string(),
             self.agent_version.clone(),
             self.kernel_release.clone(),
@@ -104,7 +120,12 @@ impl HostLine {
 
     fn state(&self, now: Timestamp) -> String {
         let state = match self.last_seen {
-            _ if self.connected => "connected".to_owned(),
+            _ if self.connected => standing::words(self.words).to_owned(),
+            Some(seen) if standing::falls_short(self.words) => format!(
+                "away {}, {}",
+                time::since(seen, now),
+                standing::words(self.words)
+            ),
             Some(seen) => format!("away {}", time::since(seen, now)),
             None => "never seen".to_owned(),
         };
@@ -118,9 +139,12 @@ impl HostLine {
     fn policy(&self) -> String {
         match (self.applied_revision, self.in_sync, &self.refusal) {
             (revision, _, Some(_)) => format!("{revision}, newest refused"),
+            (0, ..) if standing::falls_short(self.words) => "none".to_owned(),
             (0, ..) => "none yet".to_owned(),
-            (revision, true, None) => revision.to_string(),
-            (revision, false, None) => format!("{revision}, newer on its way"),
+            (revision, ..) if self.words == Standing::Pending && self.connected => {
+                format!("{revision}, newer on its way")
+            }
+            (revision, ..) => revision.to_string(),
         }
     }
 
@@ -133,11 +157,21 @@ impl HostLine {
         if let Some(refusal) = &self.refusal {
             eprintln!("{name} refused its newest policy: {}", printable(refusal));
         }
+        if standing::falls_short(self.words) {
+            let why = match &self.report {
+                Some(report) => report.explain(self.words),
+                None => standing::explain(self.words, None),
+            };
+            eprintln!("{name}: {}", printable(&why));
+        }
+        if let Some(incident) = self.report.as_ref().and_then(ReportLine::newest_incident) {
+            eprintln!("{name} reported at {}", printable(&incident));
+        }
         if !self.refused_addresses.is_empty() {
             eprintln!(
                 "{name} claims {}, which is not believed: allow the subnet in its token \
                  (`token create --allow-addresses`) and enrol it again, if the claim is right",
-                list(&self.refused_addresses)
+                some_addresses(&self.refused_addresses)
             );
         }
         if self.flows_percent >= 90 {
@@ -159,6 +193,7 @@ impl TryFrom<HostStatus> for HostLine {
     type Error = anyhow::Error;
 
     fn try_from(host: HostStatus) -> Result<Self> {
+        let words = host.standing();
         let HostStatus {
             name,
             identity,
@@ -177,6 +212,9 @@ impl TryFrom<HostStatus> for HostLine {
             packets_denied,
             quarantine_reason,
             flows_percent,
+            report,
+            standing: _,
+            runs_controller,
         } = host;
         let given = |text: String| (!text.is_empty()).then_some(text);
         let decode = |addresses: Vec<Vec<u8>>| -> Result<Vec<IpAddr>> {
@@ -203,6 +241,39 @@ impl TryFrom<HostStatus> for HostLine {
             denials_lost,
             packets_denied,
             flows_percent,
+            standing: standing::word(words),
+            runs_controller,
+            report: report.map(ReportLine::try_from).transpose()?,
+            words,
         })
     }
 }
+
+/// More addresses than this are counted in a table.
+const MOST_ADDRESSES: usize = 4;
+
+fn some_addresses(addresses: &[IpAddr]) -> String {
+    if addresses.is_empty() {
+        "-".to_owned()
+    } else {
+        some(addresses, MOST_ADDRESSES, " ")
+    }
+}
+
+/// The hosts that a policy in force leaves open, in one line.
+fn print_open(hosts: &[HostLine]) {
+    let open: Vec<&str> = hosts
+        .iter()
+        .filter(|host| matches!(host.words, Standing::NotSelected | Standing::Observed))
+        .map(|host| host.name.as_str())
+        .collect();
+    if !open.is_empty() {
+        eprintln!(
+            "open, as no policy that is enforced selects them: {}",
+            some(&open, MOST_OPEN, ", ")
+        );
+    }
+}
+
+/// More open hosts than this are counted.
+const MOST_OPEN: usize = 16;

@@ -12,7 +12,7 @@ use crate::{
     exit::Outcome,
     operator::Controller,
     output::{Format, json_lines, printable},
-    rollout::{self, Rollout},
+    rollout::{self, Refusal, Rollout},
 };
 
 const QUARANTINE_EXAMPLES: &str = "\
@@ -20,8 +20,8 @@ Examples:
   bulkhead quarantine web-1 --reason \"INC-42: miner found\"
   bulkhead denials --follow --host web-1       what it tries from now on
 
-Open connections are cut too. Exit code 1 when the host itself, or a connected peer, has not
-confirmed in time; what has confirmed stays cut.";
+Open connections are cut too. Exit code 1 when the host itself, or a peer that was connected, has not
+confirmed in time or does not enforce it; what has confirmed stays cut.";
 
 const RELEASE_EXAMPLES: &str = "\
 Example:
@@ -35,6 +35,9 @@ pub struct Quarantine {
     /// Why; kept and shown
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     reason: String,
+    /// Also when the controller runs on that host, and every other host is cut off from it
+    #[arg(long)]
+    including_the_controller: bool,
     #[command(flatten)]
     waiting: Waiting,
 }
@@ -57,6 +60,7 @@ impl Quarantine {
         let request = QuarantineRequest {
             host: self.host.clone(),
             reason: self.reason.clone(),
+            including_the_controller: self.including_the_controller,
         };
         let answer = controller
             .ask(
@@ -67,6 +71,7 @@ impl Quarantine {
         let change = Change {
             host: &self.host,
             changed: answer.changed,
+            connected: answer.hosts_connected,
             done: if answer.changed {
                 "is in quarantine"
             } else {
@@ -95,6 +100,7 @@ impl Release {
         let change = Change {
             host: &self.host,
             changed: answer.changed,
+            connected: answer.hosts_connected,
             done: if answer.changed {
                 "is released"
             } else {
@@ -109,6 +115,8 @@ impl Release {
 struct Change<'a> {
     host: &'a str,
     changed: bool,
+    /// The hosts that are to confirm it.
+    connected: Vec<String>,
     done: &'a str,
 }
 
@@ -130,18 +138,20 @@ impl Change<'_> {
         let Self {
             host,
             changed,
+            connected,
             done,
         } = self;
         if format == Format::Table {
             writeln!(io::stdout(), "{host} {done}")?;
         }
         let rollout = match waiting.limit() {
-            Some(limit) => Some(rollout::wait(controller, limit).await?),
+            Some(limit) => Some(rollout::wait(controller, &connected, limit).await?),
             None => None,
         };
-        let outcome = Outcome::fine_if(rollout.as_ref().is_none_or(|rollout| {
-            rollout.is_complete() && rollout.confirmed.iter().any(|name| name == host)
-        }));
+        let outcome = rollout.as_ref().map_or(Outcome::Fine, |rollout| {
+            let itself = rollout.confirmed.iter().any(|name| name == host);
+            rollout.outcome(rollout.is_complete() && itself)
+        });
         if format == Format::Json {
             json_lines([ChangeLine {
                 host,
@@ -161,18 +171,27 @@ fn print(host: &str, mut rollout: Rollout, out: &mut impl Write) -> io::Result<(
         "has confirmed".to_owned()
     } else if take(&mut rollout.away, host) {
         "is away: it learns of it when it is back, and its peers act now".to_owned()
-    } else if let Some(at) = rollout
-        .refused
-        .iter()
-        .position(|refusal| refusal.host == host)
-    {
-        format!("refused: {}", printable(&rollout.refused.remove(at).reason))
+    } else if take(&mut rollout.lost, host) {
+        "went away before it confirmed: its peers act now".to_owned()
+    } else if let Some(reason) = take_refusal(&mut rollout.refused, host) {
+        format!("refused: {}", printable(&reason))
+    } else if let Some(reason) = take_refusal(&mut rollout.not_protected, host) {
+        format!(
+            "does NOT enforce it: {}; its peers act now",
+            printable(&reason)
+        )
     } else {
         take(&mut rollout.waiting, host);
         "has not answered yet".to_owned()
     };
     writeln!(out, "{host} itself {itself}")?;
     rollout.print("connected peer", out)
+}
+
+/// As [`take`], with the reason.
+fn take_refusal(refusals: &mut Vec<Refusal>, name: &str) -> Option<String> {
+    let at = refusals.iter().position(|refusal| refusal.host == name)?;
+    Some(refusals.remove(at).reason)
 }
 
 /// Removes the name from the list, and says whether it was there.

@@ -37,6 +37,8 @@ struct StatusLine {
     hosts_connected: u32,
     hosts_in_sync: u32,
     hosts_quarantined: u32,
+    hosts_not_selected: u32,
+    hosts_not_protected: u32,
     denials_kept: u64,
     denials_lost: u64,
     security_events: u64,
@@ -99,6 +101,20 @@ impl StatusLine {
             "hosts            {}: {} connected, {} in sync, {} in quarantine",
             self.hosts, self.hosts_connected, self.hosts_in_sync, self.hosts_quarantined
         )?;
+        if self.hosts_not_protected > 0 {
+            writeln!(
+                out,
+                "                 {} NOT PROTECTED, or not everywhere: `bulkhead hosts` says why",
+                self.hosts_not_protected
+            )?;
+        }
+        if self.hosts_not_selected > 0 {
+            writeln!(
+                out,
+                "                 {} open, as no policy that is enforced selects them",
+                self.hosts_not_selected
+            )?;
+        }
         writeln!(
             out,
             "denials          {} kept, {} lost",
@@ -131,6 +147,8 @@ impl From<StatusResponse> for StatusLine {
             exceptions_ended,
             baselines,
             assertions,
+            hosts_not_selected,
+            hosts_not_protected,
         } = status;
         Self {
             controller_version,
@@ -146,6 +164,8 @@ impl From<StatusResponse> for StatusLine {
             hosts_connected,
             hosts_in_sync,
             hosts_quarantined,
+            hosts_not_selected,
+            hosts_not_protected,
             denials_kept,
             denials_lost,
             security_events,

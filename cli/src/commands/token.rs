@@ -1,5 +1,7 @@
 //! `bulkhead token`: tokens that new hosts enrol with.
 
+mod next_steps;
+
 use std::{
     io::{self, Write},
     time::Duration,
@@ -9,13 +11,15 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use proto::v1::CreateTokenRequest;
+use proto::{convert::address_from_bytes, v1::CreateTokenRequest};
 use serde::Serialize;
+
+use self::next_steps::NextSteps;
 
 use crate::{
     args::duration,
     exit::{Failure, Outcome},
-    operator::Controller,
+    operator::{Controller, origin},
     output::{Format, json_lines},
     time,
 };
@@ -46,6 +50,10 @@ pub struct Create {
     /// The name that the host gets [default: the host's own choice]
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
+    /// From where operators reach the host over SSH, whatever policy says; again for each. It goes into
+    /// the configuration that is printed [default: where you are now]
+    #[arg(long, value_name = "SUBNET", value_parser = subnet)]
+    failsafe: Vec<IpNet>,
     /// How long the token can be used, 1m to 30d
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
     valid: Duration,
@@ -55,6 +63,8 @@ pub struct Create {
 struct Created {
     token: String,
     expires: Option<Timestamp>,
+    /// The configuration of the host's agent.
+    agent_toml: String,
 }
 
 impl Create {
@@ -71,14 +81,27 @@ impl Create {
             )
             .await?;
         let expires = time::from_unix(answer.expires_unix)?;
+        let steps = NextSteps {
+            controllers: controller.addresses(),
+            host: self.host.as_deref(),
+            failsafe: self.failsafe(&answer.caller_address)?,
+            is_named: !self.failsafe.is_empty(),
+            expires,
+        };
         match format {
             Format::Json => json_lines([Created {
                 token: answer.token,
                 expires,
+                agent_toml: steps.config(),
             }])?,
             Format::Table => {
                 writeln!(io::stdout(), "{}", answer.token)?;
-                self.print_hints(controller.addresses(), expires);
+                if self.labels.is_empty() {
+                    eprintln!(
+                        "The host will have no labels: only segments of subnets can hold it."
+                    );
+                }
+                eprint!("{}", steps.text());
             }
         }
         Ok(Outcome::Fine)
@@ -106,29 +129,18 @@ impl Create {
         Ok(request)
     }
 
-    fn print_hints(&self, controllers: &[String], expires: Option<Timestamp>) {
-        if self.labels.is_empty() {
-            eprintln!("The host will have no labels: only segments of subnets can hold it.");
+    /// The operator's own word, or from where the operator works.
+    fn failsafe(&self, caller: &[u8]) -> Result<Vec<IpNet>> {
+        if !self.failsafe.is_empty() {
+            return Ok(self.failsafe.clone());
         }
-        let until = expires
-            .map(|time| format!(", until {time:.0}"))
-            .unwrap_or_default();
-        let host = self.host.as_deref().unwrap_or("the new host");
-        let controllers = format!("{controllers:?}");
-        eprintln!(
-            "
-It enrols one host, once{until}. On {host}, as root:
-
-  install -d -m 0700 /etc/bulkhead
-  (umask 077; cat > /etc/bulkhead/token)        # paste the token, end with Ctrl-D
-  cat > /etc/bulkhead/agent.toml <<'END'
-controllers = {controllers}        # as this host reaches them
-[failsafe]
-subnets = []        # your way in: from here TCP 22 is open, whatever policy says
-END
-  bulkhead-agent enroll --config /etc/bulkhead/agent.toml --token-file /etc/bulkhead/token
-  systemctl enable --now bulkhead-agent        # or: bulkhead-agent run --config /etc/bulkhead/agent.toml"
-        );
+        let caller = match caller {
+            [] => None,
+            bytes => Some(address_from_bytes(bytes)?),
+        };
+        Ok(next_steps::failsafe_of(
+            caller.into_iter().chain(origin::own_ssh()),
+        ))
     }
 }
 

@@ -29,7 +29,13 @@ use crate::{
 pub struct Script {
     /// The answers to ListHosts one after the other; the last one stays.
     pub hosts: VecDeque<Vec<HostStatus>>,
+    /// How often it was asked for the hosts.
+    pub looks: u32,
     pub apply: ApplyPolicyResponse,
+    /// Where the caller's connection seems to come from.
+    pub caller_address: Vec<u8>,
+    /// Who was connected when a quarantine was decided.
+    pub connected: Vec<String>,
     pub denials: Vec<HostDenial>,
     /// Whether a stream of denials stays open after the last one.
     pub stay_open: bool,
@@ -138,6 +144,7 @@ impl Operators for Scripted {
             CreateTokenResponse {
                 token: "bulkhead1.secret.hash".into(),
                 expires_unix: 2_000_000_000,
+                caller_address: script.caller_address.clone(),
             }
         })
     }
@@ -147,6 +154,7 @@ impl Operators for Scripted {
         request: Request<ListHostsRequest>,
     ) -> Result<Response<ListHostsResponse>, Status> {
         self.answer(request, |script, _| {
+            script.looks += 1;
             let hosts = if script.hosts.len() > 1 {
                 script.hosts.pop_front()
             } else {
@@ -199,7 +207,10 @@ impl Operators for Scripted {
     ) -> Result<Response<QuarantineResponse>, Status> {
         self.answer(request, |script, request| {
             script.quarantine_requests.push(request);
-            QuarantineResponse { changed: true }
+            QuarantineResponse {
+                changed: true,
+                hosts_connected: script.connected.clone(),
+            }
         })
     }
 
@@ -207,7 +218,7 @@ impl Operators for Scripted {
         &self,
         request: Request<ReleaseRequest>,
     ) -> Result<Response<ReleaseResponse>, Status> {
-        self.answer(request, |_, _| ReleaseResponse { changed: false })
+        self.answer(request, |_, _| ReleaseResponse::default())
     }
 
     async fn status(

@@ -46,6 +46,7 @@ pub fn command(arguments: &[&str]) -> Command {
         .env_remove("BULKHEAD_OPERATOR")
         .env("HOME", "/nonexistent")
         .env_remove("XDG_CONFIG_HOME")
+        .env_remove("SSH_CONNECTION")
         .stdin(Stdio::null());
     command
 }

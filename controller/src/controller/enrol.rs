@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use policy::{HostName, Inventory, Labels, SourceFile};
-use proto::{hex, sha256, spiffe::HostId, token::EnrolmentToken, v1};
+use proto::{convert::address_to_bytes, hex, sha256, spiffe::HostId, token::EnrolmentToken, v1};
 
-use super::Controller;
+use super::{Caller, Controller};
 use crate::{
     ca::{HOST_LIFE, Validity},
     error::{Error, Result},
@@ -28,7 +28,7 @@ impl Controller {
     /// When labels, name, subnets or validity are not ones, or the label schema has no such labels.
     pub async fn create_token(
         &self,
-        operator: &str,
+        operator: &Caller,
         request: v1::CreateTokenRequest,
     ) -> Result<v1::CreateTokenResponse> {
         let v1::CreateTokenRequest {
@@ -68,7 +68,7 @@ impl Controller {
             labels,
             address_subnets,
             host_name,
-            created_by: operator.to_owned(),
+            created_by: operator.name.clone(),
             expires_unix: unix_now() + valid,
             used_by: None,
         };
@@ -79,11 +79,14 @@ impl Controller {
         }
         self.store.add_token(&token).await?;
         let expires_unix = token.expires_unix;
-        tracing::info!(operator, labels = ?token.labels, "token created");
+        tracing::info!(operator = operator.name, labels = ?token.labels, "token created");
         state.tokens.insert(token.secret_sha256, token);
         Ok(v1::CreateTokenResponse {
             token: issued.to_string(),
             expires_unix,
+            caller_address: Some(operator.source)
+                .filter(|source| !source.is_loopback())
+                .map_or_else(Vec::new, address_to_bytes),
         })
     }
 

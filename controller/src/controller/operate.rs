@@ -6,16 +6,25 @@ use std::{
 };
 
 use policy::{PolicySet, Revision, SourceFile, Timestamp, set::OrderedPolicy};
-use proto::{Sha256Digest, convert::address_to_bytes, v1};
+use proto::{
+    convert::{address_from_bytes, address_to_bytes},
+    v1::{self, Standing},
+};
 
-use super::{Controller, assertions, blocking};
+use super::{Caller, Controller, assertions, blocking};
 use crate::{
     compiled::Compiled,
     error::{Error, Result},
-    labels,
+    guards, labels,
     model::{Host, PolicyFiles, unix_now},
     state::{PolicyInForce, State},
 };
+
+/// More of an operator's addresses than these are not looked at.
+const MOST_OPERATOR_ADDRESSES: usize = 16;
+/// Why files without a policy are refused.
+const EMPTY: &str = "there is no Policy in these files: applied, they open every host. If that is meant, \
+                     add --allow-empty";
 
 impl Controller {
     /// Checks a policy set, compiles what it changes, decides its assertions, and unless `dry_run`
@@ -25,10 +34,25 @@ impl Controller {
     /// When the store cannot be written; nothing has changed then either.
     pub async fn apply_policy(
         &self,
-        operator: &str,
+        operator: &Caller,
         request: v1::ApplyPolicyRequest,
     ) -> Result<v1::ApplyPolicyResponse> {
-        let v1::ApplyPolicyRequest { files, dry_run } = request;
+        let v1::ApplyPolicyRequest {
+            files,
+            dry_run,
+            allow_empty,
+            allow_lockout,
+            including_the_controller,
+            operator_addresses,
+        } = request;
+        let operator_addresses = operator_addresses
+            .iter()
+            .take(MOST_OPERATOR_ADDRESSES)
+            .map(|bytes| address_from_bytes(bytes).map(|it| it.to_canonical()))
+            .collect::<std::result::Result<Vec<_>, _>>()
+            .map_err(|error| {
+                Error::Invalid(format!("reading the operator's addresses: {error}"))
+            })?;
         let files: Vec<_> = files
             .into_iter()
             .map(|v1::PolicyFile { path, content }| SourceFile { path, content })
@@ -44,12 +68,16 @@ impl Controller {
         let refused = |problems| v1::ApplyPolicyResponse {
             revision: in_force.0,
             problems,
-            hosts_changed: 0,
+            ..v1::ApplyPolicyResponse::default()
         };
         let set = match parsed {
             Ok(set) => Arc::new(set),
             Err(problems) => {
-                tracing::info!(operator, problems = problems.0.len(), "policy refused");
+                tracing::info!(
+                    operator = operator.name,
+                    problems = problems.0.len(),
+                    "policy refused"
+                );
                 return Ok(refused(
                     problems.0.iter().map(policy::Problem::render).collect(),
                 ));
@@ -68,39 +96,64 @@ impl Controller {
         .await?;
         let unfit = unfit(&candidate);
         if !unfit.is_empty() {
-            tracing::info!(operator, "policy refused: it does not fit");
+            tracing::info!(operator = operator.name, "policy refused: it does not fit");
             return Ok(refused(unfit));
         }
         let failures = assertions::failures(Arc::clone(&set), state.inventory()).await?;
         if !failures.is_empty() {
             tracing::info!(
-                operator,
+                operator = operator.name,
                 failures = failures.len(),
                 "policy refused: assertions fail"
             );
             return Ok(refused(failures.iter().map(assertions::text).collect()));
         }
         let hosts_changed = count(state.changes(&update));
-        if dry_run {
-            return Ok(v1::ApplyPolicyResponse {
-                revision: in_force.0,
-                problems: Vec::new(),
-                hosts_changed,
-            });
+        self.look_at_this_machine(&mut state).await?;
+        let sources = state.operator_sources(operator.source, operator_addresses);
+        let now = Timestamp(unix_now());
+        let lost = guards::lost_access(&state, &candidate, &sources, now);
+        let mut refusals = Vec::new();
+        if set.policies.is_empty() && !allow_empty {
+            refusals.push(EMPTY.to_owned());
+        }
+        if !allow_lockout {
+            refusals.extend(guards::lockout_refusal(&lost));
+        }
+        if !including_the_controller {
+            let cut_off = guards::cut_off(&state, &candidate, &sources, now);
+            refusals.extend(cut_off.map(|it| it.refusal()));
+        }
+        let (hosts_selected, open) = guards::selection(&state, &candidate);
+        let answer = v1::ApplyPolicyResponse {
+            revision: in_force.0,
+            problems: Vec::new(),
+            hosts_changed,
+            hosts_selected: count(hosts_selected),
+            hosts_not_selected: open.into_iter().map(|name| name.0.clone()).collect(),
+            lost_access: lost.iter().map(Into::into).collect(),
+            hosts_connected: state.connected(),
+            refusals,
+        };
+        if !answer.refusals.is_empty() {
+            let refusals = answer.refusals.join("; ");
+            tracing::info!(operator = operator.name, refusals, "policy refused");
+        }
+        if dry_run || !answer.refusals.is_empty() {
+            return Ok(answer);
         }
         let source = PolicyFiles { revision, files };
         self.store
-            .add_policy(&source, &identified.new, operator)
+            .add_policy(&source, &identified.new, &operator.name)
             .await?;
-        tracing::info!(operator, %revision, hosts_changed, "policy applied");
+        tracing::info!(operator = operator.name, %revision, hosts_changed, "policy applied");
         warn_outside_schema(&state, &set);
         state.put_in_force(PolicyInForce { source, set }, identified);
         state.take_over(Arc::new(candidate), update);
         state.try_again(revision);
         Ok(v1::ApplyPolicyResponse {
             revision: revision.0,
-            problems: Vec::new(),
-            hosts_changed,
+            ..answer
         })
     }
 
@@ -116,33 +169,78 @@ impl Controller {
         }
     }
 
-    /// Puts a host into quarantine: for itself and for all its peers. Returns false if it was.
+    /// Puts a host into quarantine: for itself and for all its peers.
     ///
     /// # Errors
-    /// When there is no such host or no reason, or the store cannot be written.
-    pub async fn quarantine(&self, operator: &str, host: &str, reason: &str) -> Result<bool> {
+    /// When there is no such host or no reason, or the store cannot be written; and when it would cut
+    /// the controller off, unless the request says that it is meant.
+    pub async fn quarantine(
+        &self,
+        operator: &str,
+        request: v1::QuarantineRequest,
+    ) -> Result<v1::QuarantineResponse> {
+        let v1::QuarantineRequest {
+            host,
+            reason,
+            including_the_controller,
+        } = request;
         let reason = reason.trim();
         if reason.is_empty() {
             return Err(Error::Invalid("give a reason: it is kept and shown".into()));
         }
-        self.set_quarantine(operator, host, Some(reason)).await
+        let mut state = self.lock().await;
+        if !including_the_controller {
+            self.look_at_this_machine(&mut state).await?;
+            let named = state.host_named(&host);
+            let refusal = named
+                .filter(|host| host.quarantine.is_none())
+                .and_then(|host| guards::quarantine_refusal(&state, host));
+            if let Some(refusal) = refusal {
+                tracing::warn!(
+                    operator,
+                    host,
+                    "quarantine refused: the controller runs on it"
+                );
+                return Err(Error::Guarded(refusal));
+            }
+        }
+        let changed = self
+            .set_quarantine(&mut state, operator, &host, Some(reason))
+            .await?;
+        Ok(v1::QuarantineResponse {
+            changed,
+            hosts_connected: state.connected(),
+        })
     }
 
-    /// Takes a host out of quarantine. Returns false if it was not in it.
+    /// Takes a host out of quarantine.
     ///
     /// # Errors
     /// When there is no such host, or the store cannot be written.
-    pub async fn release(&self, operator: &str, host: &str) -> Result<bool> {
-        self.set_quarantine(operator, host, None).await
+    pub async fn release(
+        &self,
+        operator: &str,
+        request: v1::ReleaseRequest,
+    ) -> Result<v1::ReleaseResponse> {
+        let v1::ReleaseRequest { host } = request;
+        let mut state = self.lock().await;
+        let changed = self
+            .set_quarantine(&mut state, operator, &host, None)
+            .await?;
+        Ok(v1::ReleaseResponse {
+            changed,
+            hosts_connected: state.connected(),
+        })
     }
 
+    /// Returns whether that changed anything.
     async fn set_quarantine(
         &self,
+        state: &mut State,
         operator: &str,
         name: &str,
         reason: Option<&str>,
     ) -> Result<bool> {
-        let mut state = self.lock().await;
         let host = state
             .host_named(name)
             .ok_or_else(|| Error::NotFound(state.no_such_host(name)))?;
@@ -160,9 +258,9 @@ impl Controller {
         );
         state.set_quarantine(id, reason.map(ToOwned::to_owned));
         // What quarantine kept of its addresses is judged by its claim again.
-        self.judge(&mut state, id).await;
+        self.judge(state, id).await;
         // Before the answer: whoever asks next who is in sync must not hear of the policy before.
-        self.publish(&mut state).await?;
+        self.publish(state).await?;
         Ok(true)
     }
 
@@ -196,7 +294,7 @@ impl Controller {
             revision: state.policy.source.revision.0,
             hosts: hosts(&|_| true),
             hosts_connected: hosts(&|host| state.sessions.contains_key(&host.id)),
-            hosts_in_sync: hosts(&|host| in_sync(&state, host)),
+            hosts_in_sync: hosts(&|host| state.in_sync(host)),
             hosts_quarantined: hosts(&|host| host.quarantine.is_some()),
             denials_kept: denials.kept,
             denials_lost: lost + denials.given_up,
@@ -208,6 +306,18 @@ impl Controller {
             exceptions_ended: count(ended),
             baselines: count(names(&set.baselines).count()),
             assertions: count(set.assertions.len()),
+            hosts_not_selected: hosts(&|host| {
+                matches!(
+                    state.standing(host),
+                    Standing::NoPolicy | Standing::NotSelected | Standing::Observed
+                )
+            }),
+            hosts_not_protected: hosts(&|host| {
+                matches!(
+                    state.standing(host),
+                    Standing::Detached | Standing::PolicesNothing | Standing::Degraded
+                )
+            }),
         })
     }
 }
@@ -230,43 +340,6 @@ fn names(policies: &[OrderedPolicy]) -> impl Iterator<Item = &str> {
     names.into_iter()
 }
 
-/// The newest policy that was compiled for a host.
-fn desired(state: &State, host: &Host) -> Option<Sha256Digest> {
-    let publication = state.publisher.current(host.id)?;
-    Some(publication.digest)
-}
-
-/// Why a host does not enforce the newest policy; a refusal of an older one says nothing about it.
-fn refusal(state: &State, host: &Host) -> String {
-    if let Some(unfit) = state.unfit.get(&host.id) {
-        return unfit.clone();
-    }
-    let report = &host.report;
-    if report.refused_digest.is_some() && report.refused_digest == desired(state, host) {
-        report.refusal.clone()
-    } else {
-        String::new()
-    }
-}
-
-/// Whether a host enforces the newest policy that was compiled for it.
-fn in_sync(state: &State, host: &Host) -> bool {
-    let desired = desired(state, host);
-    desired.is_some()
-        && desired == host.report.applied_digest
-        && !state.unfit.contains_key(&host.id)
-}
-
-/// The revision that a host enforces. One whose policy means the same under the revision in force
-/// enforces that, whichever its policy was compiled under.
-fn applied_revision(state: &State, host: &Host) -> Revision {
-    if in_sync(state, host) {
-        state.policy.source.revision
-    } else {
-        host.report.applied_revision
-    }
-}
-
 fn host_status(state: &State, host: &Host) -> v1::HostStatus {
     let Host {
         id,
@@ -286,9 +359,9 @@ fn host_status(state: &State, host: &Host) -> v1::HostStatus {
         refused_addresses: state.refused(*id).map(address_to_bytes).collect(),
         connected: state.sessions.contains_key(id),
         last_seen_unix: report.last_seen_unix,
-        applied_revision: applied_revision(state, host).0,
-        in_sync: in_sync(state, host),
-        refusal: refusal(state, host),
+        applied_revision: state.applied_revision(host).0,
+        in_sync: state.in_sync(host),
+        refusal: state.refusal(host),
         quarantined: quarantine.is_some(),
         agent_version: report.agent_version.clone(),
         kernel_release: report.kernel_release.clone(),
@@ -296,6 +369,9 @@ fn host_status(state: &State, host: &Host) -> v1::HostStatus {
         packets_denied: report.packets_denied,
         flows_percent: report.flows_percent,
         quarantine_reason: quarantine.clone().unwrap_or_default(),
+        report: report.host.clone().map(Into::into),
+        standing: state.standing(host).into(),
+        runs_controller: guards::runs_controller(state, host),
     }
 }
 

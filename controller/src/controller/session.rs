@@ -1,8 +1,11 @@
 //! The control stream of one agent, as the controller sees it.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
-use proto::{Sha256Digest, spiffe::HostId, v1};
+use proto::{Sha256Digest, host_report::HostReport, spiffe::HostId, v1};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +29,8 @@ pub struct Hello {
     pub addresses: BTreeSet<IpAddr>,
     /// What it enforces; none before its first policy.
     pub applied: Option<Sha256Digest>,
+    /// How far it is protected; none of an agent that is older than host reports.
+    pub report: Option<HostReport>,
 }
 
 /// What the task of a stream holds.
@@ -37,6 +42,8 @@ pub struct SessionHandle {
     pub number: u64,
     /// What the host is to enforce.
     pub policy: watch::Receiver<Watched>,
+    /// Where the controller is; none until it is known.
+    pub announced: watch::Receiver<Option<Vec<SocketAddr>>>,
     /// Cancelled when another stream takes over, or the host is gone.
     pub end: CancellationToken,
 }
@@ -50,12 +57,14 @@ impl TryFrom<v1::Hello> for Hello {
             kernel_release,
             addresses,
             applied_digest,
+            report,
         } = hello;
         Ok(Self {
             agent_version: short(agent_version),
             kernel_release: short(kernel_release),
             addresses: claim(&addresses.unwrap_or_default())?,
             applied: digest(&applied_digest)?,
+            report: report.map(reported).transpose()?,
         })
     }
 }
@@ -68,6 +77,12 @@ pub fn claim(claim: &v1::AddressClaim) -> Result<BTreeSet<IpAddr>> {
         .map(|bytes| proto::convert::address_from_bytes(bytes).map(|it| it.to_canonical()))
         .collect::<std::result::Result<_, _>>()
         .map_err(|error| Error::Invalid(format!("reading the claimed addresses: {error}")))
+}
+
+/// What a host says of itself.
+pub fn reported(report: v1::HostReport) -> Result<HostReport> {
+    HostReport::try_from(report)
+        .map_err(|error| Error::Invalid(format!("reading the host's report: {error}")))
 }
 
 /// A text of a host, cut off where it is longer than any honest one.
@@ -101,6 +116,7 @@ impl Controller {
             kernel_release,
             addresses,
             applied,
+            report: reported,
         } = hello;
         let mut state = self.lock().await;
         let name = state.host(id).ok_or_else(|| replaced(id))?.name.clone();
@@ -112,6 +128,7 @@ impl Controller {
             report.agent_version = agent_version;
             report.kernel_release = kernel_release;
             report.applied_digest = applied;
+            report.host = reported;
             match desired {
                 Some(desired) if Some(desired.digest) == applied => {
                     report.applied_revision = desired.policy.revision;
@@ -129,6 +146,7 @@ impl Controller {
             host: id,
             number,
             policy,
+            announced: self.announced.subscribe(),
             end,
         })
     }
@@ -199,6 +217,23 @@ impl Controller {
             };
         });
         Ok(())
+    }
+
+    /// Notes what a host says of itself, and logs what has changed about how far it is protected.
+    pub async fn reported(&self, id: HostId, reported: HostReport) {
+        let mut state = self.lock().await;
+        let Some(host) = state.host(id) else { return };
+        let before = host.report.host.as_ref().map(|it| it.enforcement);
+        if before != Some(reported.enforcement) {
+            let problems = reported.problems.join("; ");
+            let (host, enforcement) = (&host.name, reported.enforcement.word());
+            if reported.enforcement.confirms() {
+                tracing::info!(%host, enforcement, "the host's protection has changed");
+            } else {
+                tracing::warn!(%host, enforcement, problems, "the host's protection has changed");
+            }
+        }
+        state.report(id, |report| report.host = Some(reported));
     }
 
     /// Notes a host's counters.

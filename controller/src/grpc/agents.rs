@@ -1,20 +1,28 @@
 //! What agents call.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use proto::{
     Sha256Digest,
+    host_report::announce_controllers,
     spiffe::HostId,
     v1::{self, agent_message::Message as Up, controller_message::Message as Down},
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Result, Status, Streaming};
 
 use super::{Service, source_of};
 use crate::{
     auth,
-    controller::{Hello, SessionHandle, claim},
+    controller::{Hello, SessionHandle, claim, reported},
     publish::Watched,
 };
 
@@ -112,6 +120,12 @@ impl Service {
         // What the agent has, or will have once it has read what was sent.
         let mut given = applied;
         session.policy.mark_changed();
+        // First of all: whatever policy comes, the agent knows the way back.
+        if let Some(first) = announcement(&mut session.announced)
+            && !self.send(down, &end, first).await?
+        {
+            return Ok(());
+        }
         loop {
             let answer = tokio::select! {
                 () = self.stop.cancelled() => return Err(stopping()),
@@ -119,6 +133,10 @@ impl Service {
                 changed = session.policy.changed() => {
                     changed.map_err(|_| taken_over())?;
                     update(&session.policy.borrow_and_update(), &mut given)
+                }
+                changed = session.announced.changed() => {
+                    changed.map_err(|_| taken_over())?;
+                    announcement(&mut session.announced)
                 }
                 message = up.message() => match message? {
                     Some(v1::AgentMessage { message: Some(message) }) => {
@@ -129,16 +147,23 @@ impl Service {
                     None => return Ok(()),
                 },
             };
-            if let Some(message) = answer {
-                let message = v1::ControllerMessage {
-                    message: Some(message),
-                };
-                tokio::select! {
-                    () = self.stop.cancelled() => return Err(stopping()),
-                    () = end.cancelled() => return Err(taken_over()),
-                    sent = down.send(Ok(message)) => if sent.is_err() { return Ok(()) },
-                }
+            if let Some(message) = answer
+                && !self.send(down, &end, message).await?
+            {
+                return Ok(());
             }
+        }
+    }
+
+    /// Sends one message. Returns whether the agent is still there.
+    async fn send(&self, down: &Messages, end: &CancellationToken, message: Down) -> Result<bool> {
+        let message = v1::ControllerMessage {
+            message: Some(message),
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => Err(stopping()),
+            () = end.cancelled() => Err(taken_over()),
+            sent = down.send(Ok(message)) => Ok(sent.is_ok()),
         }
     }
 
@@ -157,6 +182,7 @@ impl Service {
                     .claim_addresses(host, claim(&addresses)?)
                     .await;
             }
+            Up::Report(report) => self.controller.reported(host, reported(report)?).await,
             Up::Heartbeat(heartbeat) => self.controller.heartbeat(host, heartbeat).await,
             Up::Denials(batch) => {
                 let sequence = batch.sequence;
@@ -166,6 +192,12 @@ impl Service {
         }
         Ok(None)
     }
+}
+
+/// Where the controller is, if that is known.
+fn announcement(announced: &mut watch::Receiver<Option<Vec<SocketAddr>>>) -> Option<Down> {
+    let addresses = announced.borrow_and_update().clone()?;
+    Some(Down::Controllers(announce_controllers(addresses)))
 }
 
 /// The policy to send, if the agent does not have it.

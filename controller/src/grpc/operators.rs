@@ -7,8 +7,8 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Result, Status};
 
-use super::Service;
-use crate::{auth::Operator, error::Error, store::KeptDenial};
+use super::{Service, source_of};
+use crate::{auth::Operator, controller::Caller, error::Error, store::KeptDenial};
 
 /// Denials that are listed unless the operator says how many.
 const DEFAULT_LIMIT: u32 = 100;
@@ -23,9 +23,9 @@ impl v1::operators_server::Operators for Service {
         &self,
         request: Request<v1::CreateTokenRequest>,
     ) -> Result<Response<v1::CreateTokenResponse>> {
-        let (controller, operator) = (self.controller.clone(), operator(&request));
+        let (controller, caller) = (self.controller.clone(), caller(&request)?);
         let request = request.into_inner();
-        self.finish(async move { controller.create_token(&operator, request).await })
+        self.finish(async move { controller.create_token(&caller, request).await })
             .await
             .map(Response::new)
     }
@@ -42,9 +42,9 @@ impl v1::operators_server::Operators for Service {
         &self,
         request: Request<v1::ApplyPolicyRequest>,
     ) -> Result<Response<v1::ApplyPolicyResponse>> {
-        let (controller, operator) = (self.controller.clone(), operator(&request));
+        let (controller, caller) = (self.controller.clone(), caller(&request)?);
         let request = request.into_inner();
-        self.finish(async move { controller.apply_policy(&operator, request).await })
+        self.finish(async move { controller.apply_policy(&caller, request).await })
             .await
             .map(Response::new)
     }
@@ -61,10 +61,10 @@ impl v1::operators_server::Operators for Service {
         request: Request<v1::QuarantineRequest>,
     ) -> Result<Response<v1::QuarantineResponse>> {
         let (controller, operator) = (self.controller.clone(), operator(&request));
-        let v1::QuarantineRequest { host, reason } = request.into_inner();
-        self.finish(async move { controller.quarantine(&operator, &host, &reason).await })
+        let request = request.into_inner();
+        self.finish(async move { controller.quarantine(&operator, request).await })
             .await
-            .map(|changed| Response::new(v1::QuarantineResponse { changed }))
+            .map(Response::new)
     }
 
     async fn release(
@@ -72,10 +72,10 @@ impl v1::operators_server::Operators for Service {
         request: Request<v1::ReleaseRequest>,
     ) -> Result<Response<v1::ReleaseResponse>> {
         let (controller, operator) = (self.controller.clone(), operator(&request));
-        let v1::ReleaseRequest { host } = request.into_inner();
-        self.finish(async move { controller.release(&operator, &host).await })
+        let request = request.into_inner();
+        self.finish(async move { controller.release(&operator, request).await })
             .await
-            .map(|changed| Response::new(v1::ReleaseResponse { changed }))
+            .map(Response::new)
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>> {
@@ -174,6 +174,14 @@ impl Service {
             }
         }
     }
+}
+
+/// Who calls, and from where.
+fn caller<T>(request: &Request<T>) -> Result<Caller> {
+    Ok(Caller {
+        name: operator(request),
+        source: source_of(request)?,
+    })
 }
 
 /// Who calls: [`crate::auth::require_operator`] has put it into the request.

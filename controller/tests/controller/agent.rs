@@ -37,6 +37,7 @@ impl Host {
             kernel_release: "6.1.0".into(),
             addresses: Some(claim(addresses)),
             applied_digest: applied.to_vec(),
+            report: None,
         };
         let agent_up = up.clone();
         let down = client
@@ -66,11 +67,11 @@ impl Agent {
             .unwrap();
     }
 
-    /// The next message that is no answer to an ack.
+    /// The next message that is neither an answer to an ack nor an announcement.
     pub async fn hear(&mut self) -> Result<Option<Down>, Status> {
         loop {
             match self.next().await? {
-                Some(Down::AckHeard(_)) => {}
+                Some(Down::AckHeard(_) | Down::Controllers(_)) => {}
                 message => return Ok(message),
             }
         }
@@ -134,7 +135,7 @@ impl Agent {
         loop {
             match self.hear().await.unwrap() {
                 Some(Down::DenialsKept(kept)) => return assert_eq!(kept.sequence, sequence),
-                Some(Down::Policy(_) | Down::AckHeard(_)) => {}
+                Some(Down::Policy(_) | Down::AckHeard(_) | Down::Controllers(_)) => {}
                 None => panic!("the stream ended"),
             }
         }

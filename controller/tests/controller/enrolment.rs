@@ -139,6 +139,7 @@ async fn enrolling_again_is_no_way_out_of_quarantine() {
     let request = v1::QuarantineRequest {
         host: "web-1".into(),
         reason: "it scans".into(),
+        including_the_controller: false,
     };
     site.operator().await.quarantine(request).await.unwrap();
     let fixed = v1::CreateTokenRequest {

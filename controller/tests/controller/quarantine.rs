@@ -10,6 +10,7 @@ fn request(host: &str, reason: &str) -> v1::QuarantineRequest {
     v1::QuarantineRequest {
         host: host.into(),
         reason: reason.into(),
+        including_the_controller: false,
     }
 }
 

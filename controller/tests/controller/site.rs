@@ -1,6 +1,6 @@
 //! A controller on loopback, operators and agents that speak to it.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use bulkhead_controller::{
     app::{App, ServeOptions},
@@ -16,7 +16,7 @@ use proto::{
 };
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{sync::Notify, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
 
@@ -36,6 +36,8 @@ pub struct Site {
     _dir: TempDir,
     pub options: ServeOptions,
     pub ca_pem: String,
+    /// What SIGHUP does to the program.
+    pub reload: Arc<Notify>,
     operator: Credentials,
     running: Option<(String, CancellationToken, JoinHandle<anyhow::Result<()>>)>,
 }
@@ -73,13 +75,16 @@ impl Site {
                 keep_denials: 1_000_000,
                 grace: Duration::ZERO,
             },
+            reload: Arc::default(),
             running: None,
             _dir: dir,
         }
     }
 
     pub async fn start(&mut self) {
-        let app = App::start(self.options.clone()).await.unwrap();
+        let app = App::start(self.options.clone(), Arc::clone(&self.reload))
+            .await
+            .unwrap();
         let (address, stop) = (app.address().to_string(), app.stop());
         self.running = Some((address, stop, tokio::spawn(app.run())));
     }
@@ -235,7 +240,13 @@ impl Site {
                 content: (*content).into(),
             })
             .collect();
-        let request = v1::ApplyPolicyRequest { files, dry_run };
+        let request = v1::ApplyPolicyRequest {
+            files,
+            dry_run,
+            // A set without a policy is as good as another for what these tests look at.
+            allow_empty: true,
+            ..v1::ApplyPolicyRequest::default()
+        };
         self.operator()
             .await
             .apply_policy(request)

@@ -5,6 +5,7 @@
 )]
 
 mod attacker;
+mod dhcp;
 mod flows;
 mod fragments;
 mod limits;

@@ -16,21 +16,10 @@ pub struct FlowKey<A> {
     pub local_port: u16,
     /// IANA number.
     pub protocol: u8,
-    /// One of [`key_kind`].
+    /// One of [`flow_kind`].
     pub kind: u8,
     /// Zero. Aligned: the kernel's verifier takes no other stores to the stack.
     pub zeros: u16,
-}
-
-/// What stands in a [`FlowKey`] where others have ports.
-pub mod key_kind {
-    /// Ports, the type and code of an ICMP message other than echo, or nothing.
-    pub const OTHER: u8 = 0;
-    /// The identifier of an ICMP echo that the other end asks for. Without a kind of its own, an identifier
-    /// could be taken for the type and code of another message.
-    pub const ECHO_BY_REMOTE: u8 = 1;
-    /// The identifier of an ICMP echo that this end asks for.
-    pub const ECHO_BY_LOCAL: u8 = 2;
 }
 
 /// A flow that was judged.
@@ -268,6 +257,21 @@ impl Opener {
             Direction::Egress => Self::Local,
         }
     }
+}
+
+/// What an entry of the flow table stands for.
+pub mod flow_kind {
+    /// The packets of the key.
+    pub const PACKETS: u8 = 0;
+    /// An ICMP echo that the other end asks for; a port is its identifier. Without a kind of its own, an
+    /// identifier could be taken for the type and code of another message.
+    pub const ECHO_BY_REMOTE: u8 = 1;
+    /// An ICMP echo that this end asks for.
+    pub const ECHO_BY_LOCAL: u8 = 2;
+    /// An open exchange of this host's DHCP client; the ports are its transaction id.
+    pub const DHCP_EXCHANGE: u8 = 3;
+    /// A DHCP server that has answered this host; its address is the remote one.
+    pub const DHCP_SERVER: u8 = 4;
 }
 
 /// The states of a [`Flow`].

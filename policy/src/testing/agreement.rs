@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use crate::{
     Action, Direction, Effect, HostPolicy, IdentityTable, Inventory, Mode, Population, PortKey,
-    PortSpan, ProtocolSlot, Revision, Rule, RuleId, check_fit,
+    PortSpan, ProtocolSlot, Revision, Rule, RuleId, Timestamp, check_fit,
     classify::{Cell, classify},
     compile::compile,
     evaluate::{Evidence, Flow, SideVerdict, evaluate},
@@ -103,6 +103,9 @@ proptest! {
                 };
                 let by_rule = first_match(&policies[host], direction, peer, port);
                 prop_assert_eq!(tables[host].decide(direction, peer, port), by_rule);
+                // Every exception counts: none has ended at the epoch.
+                let decided = policies[host].decide(direction, peer, port, Timestamp(0));
+                prop_assert_eq!(decided, Some(&policies[host].rules[by_rule.enforced.0 as usize]));
                 let found = SideVerdict {
                     enforced: evidence(&policies[host], by_rule.enforced),
                     staged: evidence(&policies[host], by_rule.staged),

@@ -87,21 +87,21 @@ fn an_operators_call_needs_an_operators_certificate_of_this_ca_that_is_not_over(
 
         let forged = certificate(&other, OPERATOR, [2020, 2099])?;
         let refused = holder(lab, "forged", forged)?.run(&["hosts"])?;
-        refused.refused(1, &["certificate", "CA"])?;
+        refused.refused(77, &["certificate", "CA"])?;
 
         let expired = certificate(&real, OPERATOR, [2020, 2021])?;
         let refused = holder(lab, "expired", expired)?.run(&["hosts"])?;
-        refused.refused(1, &["certificate", "expired"])?;
+        refused.refused(77, &["certificate", "expired"])?;
 
         let future = certificate(&real, OPERATOR, [2098, 2099])?;
         holder(lab, "future", future)?
             .run(&["hosts"])?
-            .refused(1, &["certificate"])?;
+            .refused(77, &["certificate"])?;
 
         let stranger = certificate(&real, "spiffe://elsewhere/operator/admin", [2020, 2099])?;
         holder(lab, "stranger", stranger)?
             .run(&["hosts"])?
-            .refused(1, &["permission denied"])?;
+            .refused(77, &["permission denied"])?;
 
         // The certificate that a host really holds.
         let identity = fs::read_to_string(lab.directory().join("web-1/state/identity.toml"))?;
@@ -121,7 +121,7 @@ fn an_operators_call_needs_an_operators_certificate_of_this_ca_that_is_not_over(
             &["quarantine", "web-1", "--reason", "a host must not"],
             &["release", "web-1"],
         ] {
-            holder.run(call)?.refused(1, &["permission denied"])?;
+            holder.run(call)?.refused(77, &["permission denied"])?;
         }
         let web = lab.host_status("web-1")?.context("web-1 is gone")?;
         ensure!(!web.quarantined, "a host quarantined another");

@@ -1,5 +1,7 @@
 //! `bulkhead policy apply`: files become the policy of all hosts.
 
+mod warnings;
+
 use std::{
     io::{self, Write},
     path::PathBuf,
@@ -8,15 +10,19 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 use policy::parse;
-use proto::v1::{ApplyPolicyRequest, PolicyFile};
+use proto::{
+    convert::address_to_bytes,
+    v1::{ApplyPolicyRequest, ApplyPolicyResponse, PolicyFile},
+};
 use serde::Serialize;
 
+use self::warnings::Warnings;
 use super::check;
 use crate::{
     args::Waiting,
-    exit::{Failure, Outcome},
+    exit::Outcome,
     files,
-    operator::{Controller, online},
+    operator::{Controller, online, origin},
     output::{Format, count, json_lines, printable},
     rollout::{self, Rollout},
 };
@@ -26,9 +32,10 @@ Examples:
   bulkhead policy apply policies/ --dry-run   check and compile, change nothing
   bulkhead policy apply policies/             and wait until every connected host has it
 
-The files are the whole policy: what is not in them is gone. Files without any Policy would open
-every host, so they are refused unless --allow-empty says that it is meant.
-Exit code 1 when the files or a host refuse, or a connected host has not answered in time.";
+The files are the whole policy: what is not in them is gone. What opens every host, closes SSH to you
+or cuts the controller off is refused, with exit code 77, until the option that names it is given.
+Exit code 1 when the files have a mistake, a host refuses, or a host that was connected has not
+confirmed in time or does not enforce it.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -42,6 +49,13 @@ pub struct Apply {
     /// Apply also files without any Policy, which opens every host
     #[arg(long)]
     allow_empty: bool,
+    /// Apply also what closes TCP 22 of a host to you, where it is open now and the host has no failsafe
+    /// that covers you
+    #[arg(long)]
+    allow_lockout: bool,
+    /// Apply also what cuts hosts off from the controller, by the policy of the host on which it runs
+    #[arg(long)]
+    including_the_controller: bool,
     #[command(flatten)]
     waiting: Waiting,
 }
@@ -51,6 +65,10 @@ struct Applied {
     revision: u64,
     hosts_changed: u32,
     dry_run: bool,
+    #[serde(flatten)]
+    warnings: Warnings,
+    /// Not empty: the controller did nothing, until the command says that it is meant.
+    refusals: Vec<String>,
     #[serde(flatten)]
     rollout: Option<Rollout>,
 }
@@ -73,12 +91,6 @@ impl Apply {
                 return Ok(Outcome::No);
             }
         };
-        if set.policies.is_empty() && !self.allow_empty {
-            return Err(Failure::refused(
-                "no policies: applied, it opens every host; if you mean that, add --allow-empty",
-            )
-            .into());
-        }
         let request = ApplyPolicyRequest {
             files: sources
                 .files
@@ -89,6 +101,13 @@ impl Apply {
                 })
                 .collect(),
             dry_run: self.dry_run,
+            allow_empty: self.allow_empty,
+            allow_lockout: self.allow_lockout,
+            including_the_controller: self.including_the_controller,
+            operator_addresses: origin::own_ssh()
+                .map(address_to_bytes)
+                .into_iter()
+                .collect(),
         };
         let summary = check::summary(&set);
         online(async {
@@ -114,37 +133,72 @@ impl Apply {
             refuse(&answer.problems, answer.revision, format)?;
             return Ok(Outcome::No);
         }
-        let (revision, hosts_changed) = (answer.revision, answer.hosts_changed);
+        let warnings = Warnings::try_from(&answer)?;
+        let is_refused = !answer.refusals.is_empty();
         if format == Format::Table {
-            let changed = count(hosts_changed as usize, "host");
-            if self.dry_run {
-                writeln!(
-                    io::stdout(),
-                    "{summary}: fits; the policy of {changed} would change"
-                )?;
-            } else {
-                writeln!(
-                    io::stdout(),
-                    "revision {revision}: {summary}; the policy of {changed} changes"
-                )?;
-            }
+            self.print_answer(&answer, &warnings, summary)?;
         }
         let rollout = match self.waiting.limit() {
-            Some(limit) if !self.dry_run => Some(rollout::wait(controller, limit).await?),
+            Some(limit) if !self.dry_run && !is_refused => {
+                Some(rollout::wait(controller, &answer.hosts_connected, limit).await?)
+            }
             _ => None,
         };
-        let complete = rollout.as_ref().is_none_or(Rollout::is_complete);
+        let outcome = match &rollout {
+            _ if is_refused => Outcome::Refused,
+            Some(rollout) => rollout.outcome(rollout.is_complete()),
+            None => Outcome::Fine,
+        };
         if format == Format::Json {
             json_lines([Applied {
-                revision,
-                hosts_changed,
+                revision: answer.revision,
+                hosts_changed: answer.hosts_changed,
                 dry_run: self.dry_run,
+                warnings,
+                refusals: answer.refusals,
                 rollout,
             }])?;
-        } else if let Some(rollout) = rollout {
-            rollout.print("connected host", &mut io::stdout().lock())?;
+            return Ok(outcome);
         }
-        Ok(Outcome::fine_if(complete))
+        let mut out = io::stdout().lock();
+        if let Some(rollout) = rollout {
+            rollout.print("connected host", &mut out)?;
+        }
+        if !is_refused {
+            warnings.print_open(&mut out)?;
+        }
+        Ok(outcome)
+    }
+
+    /// What is known before the waiting.
+    fn print_answer(
+        &self,
+        answer: &ApplyPolicyResponse,
+        warnings: &Warnings,
+        summary: &str,
+    ) -> io::Result<()> {
+        let (revision, hosts_changed) = (answer.revision, answer.hosts_changed);
+        let changed = count(hosts_changed as usize, "host");
+        let mut out = io::stdout().lock();
+        if !answer.refusals.is_empty() {
+            warnings.print_lost(&mut out)?;
+            for refusal in &answer.refusals {
+                writeln!(out, "refused: {}", printable(refusal))?;
+            }
+            return writeln!(
+                out,
+                "nothing was changed: revision {revision} stays in force"
+            );
+        }
+        if self.dry_run {
+            writeln!(out, "{summary}: fits; the policy of {changed} would change")?;
+        } else {
+            writeln!(
+                out,
+                "revision {revision}: {summary}; the policy of {changed} changes"
+            )?;
+        }
+        warnings.print_lost(&mut out)
     }
 }
 

@@ -78,7 +78,7 @@ impl Import {
         let imported = sources.parse(|files| self.import(files));
         let Imported { set, inventory } = imported.map_err(|problems| {
             let number = files::number(&problems);
-            Failure::refused(format!("{number}, nothing imported\n{problems}"))
+            Failure::mistakes(format!("{number}, nothing imported\n{problems}"))
         })?;
         let policies = render::policies(&set);
         let hosts = inventory.hosts.len();

@@ -140,7 +140,7 @@ impl Reach {
 }
 
 fn refused(error: TooMany) -> Failure {
-    Failure::refused(error.to_string())
+    Failure::mistakes(error.to_string())
 }
 
 /// What a user means by an end.
