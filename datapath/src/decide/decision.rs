@@ -16,6 +16,7 @@ pub(super) struct Decision {
     pub outcome: Outcome,
     pub note: Note,
     /// Zero.
+    #[expect(dead_code, reason = "all bytes of what stands in a register are set")]
     pub padding: u8,
     pub ruling: Ruling,
 }
