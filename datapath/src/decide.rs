@@ -354,7 +354,8 @@ impl<T: Tables> Judge<'_, T> {
         let is_tcp = headers.protocol == protocol::TCP;
         // The host has accepted what the other end opened.
         let accepts = sender == Opener::Local && headers.is_accepting();
-        if is_tcp && !accepts && !headers.is_mid_stream() && !(learns && headers.is_accepting()) {
+        let is_graced = accepts || headers.is_mid_stream() || learns && headers.is_accepting();
+        if is_tcp && !is_graced {
             return self.out_of_turn(headers, key, cell);
         }
         // In mid-stream: the agent came after the connection, or its entry made room for others.
@@ -366,7 +367,7 @@ impl<T: Tables> Judge<'_, T> {
             (self.opener_by_ports(key), Grounds::Guessed)
         };
         let before = if is_tcp || accepts || found == Found::Learned {
-            self.from_the_middle(key, opener, service)
+            self.mid_stream_cell(key, opener, service)
         } else {
             cell
         };

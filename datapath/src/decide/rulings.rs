@@ -85,7 +85,7 @@ impl<T: Tables> Judge<'_, T> {
     /// The cell of a connection that is seen for the first time in its middle: of either orientation where its
     /// ports do not tell.
     #[inline(always)]
-    pub(super) fn from_the_middle<A: Address>(
+    pub(super) fn mid_stream_cell<A: Address>(
         &self,
         key: &FlowKey<A>,
         opener: Opener,

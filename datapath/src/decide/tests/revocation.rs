@@ -2,17 +2,6 @@
 
 use super::*;
 
-/// A connection of which the agent sees the middle first: the accepting end speaks.
-fn seen_from_the_middle(world: World) -> MemoryTables {
-    let tables = tables(world);
-    assert_eq!(egress(&tables, &tcp(SERVER, CLIENT, ACK), 1), Verdict::Pass);
-    assert_eq!(
-        ingress(&tables, &tcp(CLIENT, SERVER, ACK), 2),
-        Verdict::Pass
-    );
-    tables
-}
-
 #[test]
 fn revoked_means_cut_in_both_directions() {
     let mut tables = tables(World::Https);
