@@ -142,6 +142,15 @@ impl Agent {
         ]))
     }
 
+    /// As [`Agent::once`], with the configuration file under this name.
+    ///
+    /// # Errors
+    /// As [`Agent::once`].
+    pub fn once_by(&self, verb: &str, config: &Path) -> Result<Answer> {
+        let mut command = self.namespace.command(&self.program);
+        Answer::of(command.args([OsStr::new(verb), "--config".as_ref(), config.as_os_str()]))
+    }
+
     /// The process and its log.
     pub fn daemon(&mut self) -> &mut Daemon {
         &mut self.daemon

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod a_busy_host_learns_its_flows_before_it_enforces;
+mod a_host_keeps_its_way_and_its_word_on_its_network;
 mod a_host_that_cannot_enforce_says_why;
 mod a_packet_in_pieces_is_judged_as_a_whole;
 mod a_policy_cannot_lock_the_operator_out;
