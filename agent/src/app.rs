@@ -214,6 +214,7 @@ pub fn local_tiers(config: &Config, file: &Path, way: WayToControllers) -> Local
     LocalTiers {
         failsafe_subnets,
         failsafe_tcp_ports,
+        dhcp_servers: config.dhcp.servers.clone(),
         // The task knows them best.
         own_addresses: Vec::new(),
         other_ethertypes: config.other_ethertypes,

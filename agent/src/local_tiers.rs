@@ -7,7 +7,8 @@ use std::{
     sync::Arc,
 };
 
-use ipnet::{IpNet, Ipv6Net};
+use datapath::layout::local_service;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use policy::{
     Action, Direction, HostPolicy, Mode, Origin, PeerMatch, PortSpan, ProtocolSlot, Rule, Tier,
     host_policy::SubnetMatch,
@@ -17,6 +18,8 @@ use crate::{config::OtherEthertypes, state::controllers::WayToControllers};
 
 /// The port of DNS.
 const DNS: u16 = 53;
+
+const _: () = assert!(local_service::DHCP_RENEWAL == ProtocolSlot::Other.last_table_key());
 
 /// What a host knows of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub struct LocalTiers {
     pub failsafe_subnets: Vec<IpNet>,
     /// The TCP ports that they come to.
     pub failsafe_tcp_ports: Vec<u16>,
+    /// Who may answer this host's DHCP client; empty: whoever answers a request of its own.
+    pub dhcp_servers: Vec<IpNet>,
     /// The addresses that no packet from outside may claim.
     pub own_addresses: Vec<IpAddr>,
     /// What becomes of packets that no rule speaks of.
@@ -165,29 +170,81 @@ impl LocalTiers {
         rules
     }
 
-    /// DHCP (RFC 2131) and DHCPv6 (RFC 8415), and no more of it than a host on a link needs: to any
-    /// address it would be a way out of quarantine. Clients take the answer to a broadcast from a packet
-    /// socket, which is before any verdict. One that fails to renew by unicast falls back to broadcast.
-    fn dhcp(&self) -> [Rule; 3] {
-        let rule = |direction, subnets: &[IpNet], port| {
-            self.rule(
-                Tier::Lifeline,
-                "dhcp",
-                direction,
-                Action::Allow,
-                of_subnets(subnets.iter().copied()),
-                ports(ProtocolSlot::Udp, [port]),
-            )
+    /// DHCP (RFC 2131) and DHCPv6 (RFC 8415) of this host's own client. Requests leave to where clients without an
+    /// address send them: to any address they would be a way out of quarantine. What answers one passes, whoever
+    /// sends it: the datapath knows which requests are open. A server that has answered is asked to renew the
+    /// lease at its own address, but not in quarantine: there the client falls back to broadcast.
+    fn dhcp(&self) -> [Rule; 4] {
+        let rule = |tier, name, direction, peers, slot, key| {
+            let ports = ports(slot, [key]);
+            self.rule(tier, name, direction, Action::Allow, peers, ports)
+        };
+        let requests = |subnets: &[IpNet], port| {
+            let peers = of_subnets(subnets.iter().copied());
+            let (tier, slot) = (Tier::Lifeline, ProtocolSlot::Udp);
+            rule(tier, "dhcp-requests", Direction::Egress, peers, slot, port)
         };
         let broadcast = IpNet::from(IpAddr::from(Ipv4Addr::BROADCAST));
         // All_DHCP_Relay_Agents_and_Servers.
         let servers = IpNet::from(IpAddr::from(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2)));
         let link_local = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
         [
-            rule(Direction::Egress, &[broadcast], 67),
-            rule(Direction::Egress, &[servers, link_local.into()], 547),
-            rule(Direction::Ingress, &[link_local.into()], 546),
+            requests(&[broadcast], 67),
+            requests(&[servers, link_local.into()], 547),
+            rule(
+                Tier::Lifeline,
+                "dhcp-answers-to-own-requests",
+                Direction::Ingress,
+                self.dhcp_servers(),
+                ProtocolSlot::Other,
+                local_service::DHCP_ANSWER,
+            ),
+            rule(
+                Tier::Failsafe,
+                "dhcp-renewals-at-servers-that-answered",
+                Direction::Egress,
+                self.dhcp_servers(),
+                ProtocolSlot::Other,
+                local_service::DHCP_RENEWAL,
+            ),
         ]
+    }
+
+    /// Who may answer this host's DHCP client: never who claims an address of this host.
+    fn dhcp_servers(&self) -> PeerMatch {
+        let everywhere = [
+            IpNet::from(Ipv4Net::default()),
+            IpNet::from(Ipv6Net::default()),
+        ];
+        let servers = if self.dhcp_servers.is_empty() {
+            &everywhere[..]
+        } else {
+            &self.dhcp_servers
+        };
+        let mut own: Vec<IpNet> = self
+            .own_addresses
+            .iter()
+            .copied()
+            .map(IpNet::from)
+            .collect();
+        own.sort();
+        let mut subnets: Vec<SubnetMatch> = servers
+            .iter()
+            .map(|subnet| SubnetMatch {
+                subnet: *subnet,
+                except: own
+                    .iter()
+                    .filter(|address| subnet.contains(*address))
+                    .copied()
+                    .collect(),
+            })
+            .collect();
+        subnets.sort();
+        subnets.dedup();
+        PeerMatch::Of {
+            identities: Vec::new(),
+            subnets,
+        }
     }
 
     fn rule(

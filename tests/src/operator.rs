@@ -124,6 +124,16 @@ impl Operator {
         command
     }
 
+    /// A shell that runs a line as the operator types it, with the operator's file in `BULKHEAD_OPERATOR`.
+    #[must_use]
+    pub fn shell(&self, line: &str) -> Command {
+        let mut command = self.namespace.command(Path::new("bash"));
+        command
+            .env("BULKHEAD_OPERATOR", &self.file)
+            .args(["-c", line]);
+        command
+    }
+
     /// Runs `bulkhead -o json <arguments>` and gives the objects that it prints, one a line.
     ///
     /// # Errors

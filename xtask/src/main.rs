@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod booted;
 mod check;
 mod command;
 mod fuzz;
@@ -49,8 +50,9 @@ enum Verb {
     },
     /// Set up, build, and run every test (as root)
     Test {
-        /// `kernels [VERSION]...`: what depends on the kernel, on each that is tested. Otherwise for the
-        /// test programs: names to filter by, `--nocapture`, ...
+        /// `kernels [VERSION]...`: what depends on the kernel, on each that is tested. `booted [SUITE]...`:
+        /// the handbook's installation, on booted Debian systems. Otherwise for the test programs: names to
+        /// filter by, `--nocapture`, ...
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -123,6 +125,11 @@ fn test(arguments: &[OsString]) -> Result<()> {
         && first == kernels::TEST
     {
         return kernels::run_on(versions);
+    }
+    if let [first, suites @ ..] = arguments
+        && first == booted::TEST
+    {
+        return booted::run_on(suites);
     }
     command::run(
         cargo()

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{command, kernels, root};
+use crate::{booted, command, kernels, root};
 
 /// Built against LLVM 22, as the pinned rustc is: it reads the bitcode that rustc writes.
 const BPF_LINKER: &str = "0.13.0";
@@ -80,6 +80,21 @@ const TO_BENCH: &[Package] = &[
     package("ipset", Probe::Program("ipset")),
 ];
 
+/// For the emulated machines.
+const TO_EMULATE: &[Package] = &[
+    package("iproute2", Probe::Program("ip")),
+    package("iputils-ping", Probe::Program("ping")),
+    package("qemu-system-x86", Probe::Program("qemu-system-x86_64")),
+    package("busybox-static", Probe::Program("busybox")),
+    package("binutils", Probe::Program("strip")),
+    package("cpio", Probe::Program("cpio")),
+    package("xz-utils", Probe::Program("xz")),
+    package(
+        "debian-archive-keyring",
+        Probe::File(kernels::DEBIAN_KEYRING),
+    ),
+];
+
 const TO_TEST: &[Package] = &[
     package("systemd", Probe::Program("systemd-analyze")),
     package("curl", Probe::Program("curl")),
@@ -90,21 +105,18 @@ const TO_TEST: &[Package] = &[
         "python3-scapy",
         Probe::Runs(&[PYTHON, "-c", "import scapy.all"]),
     ),
-    package("qemu-system-x86", Probe::Program("qemu-system-x86_64")),
-    package("busybox-static", Probe::Program("busybox")),
-    package("binutils", Probe::Program("strip")),
-    package("cpio", Probe::Program("cpio")),
-    package("xz-utils", Probe::Program("xz")),
+    package("dnsmasq-base", Probe::Program("dnsmasq")),
+    package("udhcpc", Probe::Program("udhcpc")),
+    package("isc-dhcp-client", Probe::Program("dhclient")),
+    package("debootstrap", Probe::Program("debootstrap")),
+    package("e2fsprogs", Probe::Program("mkfs.ext4")),
+    package("openssh-client", Probe::Program("scp")),
     package("runc", Probe::Program("runc")),
     // For the default seccomp profiles alone: nothing is run by either.
     package("containerd", Probe::Program("containerd")),
     package(
         "golang-github-containers-common",
         Probe::File("/usr/share/containers/seccomp.json"),
-    ),
-    package(
-        "debian-archive-keyring",
-        Probe::File(kernels::DEBIAN_KEYRING),
     ),
 ];
 
@@ -152,6 +164,7 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
     }
     if matches!(purpose, Purpose::Test | Purpose::Everything) {
         kernels::fetch_missing()?;
+        booted::fetch_missing()?;
     }
     Ok(())
 }
@@ -202,6 +215,9 @@ fn missing(purpose: Purpose) -> Result<Vec<Step>> {
     }
     if matches!(purpose, Bench | Everything) {
         packages.extend(TO_BENCH);
+    }
+    if matches!(purpose, Bench | Test | Everything) {
+        packages.extend(TO_EMULATE);
     }
     if matches!(purpose, Test | Everything) {
         packages.extend(TO_TEST);

@@ -1,4 +1,5 @@
-//! What an operator installs from deploy/ is accepted by the tools that will read it.
+//! What an operator installs from deploy/ is accepted by the tools that will read it. That the units start, and in which order,
+//! is tested on booted systems: `cargo xtask test booted`.
 
 #![expect(
     clippy::unwrap_used,
@@ -50,46 +51,6 @@ fn systemd_would_refuse_a_unit_with_a_mistake() {
             "{wrong}: {complaints:?}"
         );
     }
-}
-
-/// `systemd-analyze security` counts from 0, everything shut, to 10; its own word up to 2.5 is "OK".
-#[test]
-fn the_units_are_hardened() {
-    for unit in UNITS {
-        let root = scratch(&format!("security-{unit}"));
-        install_unit(
-            &root,
-            unit,
-            &fs::read_to_string(deploy().join("systemd").join(unit)).unwrap(),
-        );
-        let output = run(Command::new("systemd-analyze")
-            .args(["security", "--offline=true", "--threshold=25", "--no-pager"])
-            .arg(format!("--root={}", root.display()))
-            .arg(unit));
-        assert!(output.status.success(), "{}", text(&output));
-    }
-}
-
-/// The network must not come up before the agent enforces.
-#[test]
-fn the_agent_is_ordered_before_the_network() {
-    let unit = fs::read_to_string(deploy().join("systemd/bulkhead-agent.service")).unwrap();
-    let before = unit
-        .lines()
-        .find_map(|line| line.strip_prefix("Before="))
-        .unwrap();
-    assert!(
-        before.split(' ').any(|it| it == "network-pre.target"),
-        "{before}"
-    );
-    assert!(
-        unit.contains("\nType=notify\n"),
-        "the network would not wait for readiness"
-    );
-    assert!(
-        unit.contains("\nDefaultDependencies=no\n"),
-        "cloud images would see an ordering cycle"
-    );
 }
 
 /// The unit and the pod give the agent the same powers: neither has one that the other does without.

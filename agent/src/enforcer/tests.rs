@@ -119,7 +119,7 @@ fn the_verifier_goes_through_the_programs_with_patience_to_spare() {
     let verified = enforcer.programs.verified_instructions();
     // It has patience for a million, and that of older kernels sees more cases.
     assert!(
-        verified.iter().all(|count| *count < 100_000),
+        verified.iter().all(|count| *count < 150_000),
         "{verified:?}"
     );
 }

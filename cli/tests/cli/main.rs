@@ -7,7 +7,6 @@ mod controller;
 mod credentials;
 mod evaluating;
 mod explaining;
-mod handbook;
 mod importing;
 mod offline;
 mod online;

@@ -250,7 +250,7 @@ fn the_examples_are_right() {
         let example = example.unwrap().path();
         let inventory = example.join("inventory.yaml");
         if !inventory.exists() {
-            // A change to another example: the handbook shows it, see `handbook.rs`.
+            // A change to another example: the handbook shows it, see `tests/tests/handbook.rs`.
             continue;
         }
         let (directory, inventory) = (example.to_str().unwrap(), inventory.to_str().unwrap());

@@ -185,7 +185,11 @@ impl Apt {
 }
 
 /// Where Debian's archive may be: on a Debian machine its own mirrors first.
-fn mirrors() -> Result<Vec<String>> {
+///
+/// # Errors
+///
+/// There is no apt.
+pub fn mirrors() -> Result<Vec<String>> {
     let format = "$(REPO_URI) $(ORIGIN)/$(LABEL)";
     let known = command::output(
         Command::new("apt-get")
