@@ -64,7 +64,10 @@ impl Agent {
             warm_start: 0,
             // The operator of a lab works at the controller's.
             failsafe: Failsafe {
-                subnets: vec![format!("{}/32", CONTROLLER.address(Family::V4))],
+                subnets: vec![
+                    format!("{}/32", CONTROLLER.address(Family::V4)),
+                    format!("{}/128", CONTROLLER.address(Family::V6)),
+                ],
             },
         };
         let path = directory.join("agent.toml");
