@@ -1,6 +1,10 @@
 //! The life of `bulkhead-agent run`: every task of the process is listed here.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use proto::token::EnrolmentToken;
 use tokio::{
@@ -17,14 +21,18 @@ use crate::{
     config::Config,
     control::{Control, first_enrolment},
     denials,
-    enforcement::EnforcementTask,
+    enforcement::{Enforcement, EnforcementTask, Settings},
     enforcer::{Enforcer, EnforcerOptions},
     enrol::read_token,
     error::{AgentError, with_causes},
     local_tiers::LocalTiers,
     renewal,
     spool::{Spool, shared::SharedSpool},
-    state::{StateDir, controllers::Controllers, identity::HostIdentity},
+    state::{
+        StateDir,
+        controllers::{Controllers, WayToControllers},
+        identity::HostIdentity,
+    },
     systemd,
 };
 
@@ -46,14 +54,28 @@ enum Standing {
     Token(EnrolmentToken),
 }
 
-/// The signals that end the process.
+/// The signals that mean something to the agent, and those that would end a process that does not expect
+/// them.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+    /// Nothing comes of them.
+    _ignored: Vec<Signal>,
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// To end.
+    Stop,
+    /// To read the configuration again.
+    Reload,
 }
 
 /// The tasks, all of which run until they are cancelled.
 struct Tasks {
+    reload: Reload,
     set: JoinSet<(&'static str, Result<(), AgentError>)>,
     cancel: CancellationToken,
     spool: SharedSpool,
@@ -88,7 +110,7 @@ impl Preflight {
 pub async fn run(preflight: Preflight) -> Result<(), AgentError> {
     let mut signals = Signals::listen()?;
     let tasks = tokio::select! {
-        () = signals.next() => return Ok(()),
+        () = signals.stop() => return Ok(()),
         tasks = start(preflight) => tasks?,
     };
     tasks.supervise(signals).await
@@ -108,12 +130,7 @@ async fn start(preflight: Preflight) -> Result<Tasks, AgentError> {
     // Before the token is spent: a kernel that cannot enforce ends it here.
     let options = EnforcerOptions {
         pin_dir: config.pin_dir(),
-        interfaces: config
-            .interfaces
-            .iter()
-            .cloned()
-            .map(String::from)
-            .collect(),
+        interfaces: settings(&config).interfaces,
         flows: config.flow_slots(),
         behaviour: config.behaviour(),
         hooking: config.hooking,
@@ -130,8 +147,9 @@ async fn start(preflight: Preflight) -> Result<Tasks, AgentError> {
         }
     };
     // With the addresses that are known: at boot, enforcement does not wait for a resolver.
+    controllers.read_resolvers();
     let addresses = controllers.addresses();
-    let local = local_tiers(&config, &config_file, addresses.clone());
+    let local = local_tiers(&config, &config_file, controllers.way());
     let started = block_in_place(|| {
         let (clock, rollback_after) = (Clock::of_host(), config.rollback_after());
         EnforcementTask::start(enforcer, Arc::clone(&state), local, clock, rollback_after)
@@ -146,6 +164,11 @@ async fn start(preflight: Preflight) -> Result<Tasks, AgentError> {
     let (identity, _) = watch::channel(Arc::new(identity));
     let (addresses, address_watch) = watch::channel(addresses);
     let mut tasks = Tasks {
+        reload: Reload {
+            file: config_file,
+            config: Arc::clone(&config),
+            enforcement: started.enforcement.clone(),
+        },
         set: JoinSet::new(),
         cancel: CancellationToken::new(),
         spool: spool.clone(),
@@ -182,24 +205,80 @@ async fn start(preflight: Preflight) -> Result<Tasks, AgentError> {
 }
 
 /// What the host knows of itself, but for its own addresses.
-pub fn local_tiers(
-    config: &Config,
-    file: &std::path::Path,
-    controllers: Vec<SocketAddr>,
-) -> LocalTiers {
+pub fn local_tiers(config: &Config, file: &Path, way: WayToControllers) -> LocalTiers {
+    let Settings {
+        failsafe_subnets,
+        failsafe_tcp_ports,
+        interfaces: _,
+    } = settings(config);
     LocalTiers {
-        controllers,
-        failsafe_subnets: config.failsafe.subnets.clone(),
-        failsafe_tcp_ports: config
-            .failsafe
-            .tcp_ports
-            .iter()
-            .map(|port| port.number())
-            .collect(),
+        failsafe_subnets,
+        failsafe_tcp_ports,
+        dhcp_servers: config.dhcp.servers.clone(),
         // The task knows them best.
         own_addresses: Vec::new(),
         other_ethertypes: config.other_ethertypes,
         config_file: file.display().to_string(),
+        ..LocalTiers::default()
+    }
+    .with_way(way)
+}
+
+/// What can change while the agent runs.
+fn settings(config: &Config) -> Settings {
+    let ports = config.failsafe.tcp_ports.iter();
+    let interfaces = config.interfaces.iter().cloned();
+    Settings {
+        failsafe_subnets: config.failsafe.subnets.clone(),
+        failsafe_tcp_ports: ports.map(|port| port.number()).collect(),
+        interfaces: interfaces.map(String::from).collect(),
+    }
+}
+
+/// What it takes to read the configuration again.
+struct Reload {
+    file: PathBuf,
+    /// As it was read last.
+    config: Arc<Config>,
+    enforcement: Enforcement,
+}
+
+impl Reload {
+    /// Takes up the settings that can change while the agent runs. A configuration with a mistake changes
+    /// nothing.
+    async fn reload(&mut self) {
+        let config = match block_in_place(|| Config::load(&self.file)) {
+            Ok(config) => config,
+            Err(error) => {
+                error!(error = %with_causes(&error), "the configuration is not read again; the settings of before stay");
+                return;
+            }
+        };
+        // What is left is the same but for what is taken up.
+        let rest = Config {
+            failsafe: self.config.failsafe.clone(),
+            interfaces: self.config.interfaces.clone(),
+            ..config.clone()
+        };
+        if rest != *self.config {
+            warn!(
+                "some settings that have changed are taken up only when the agent starts again: all but `failsafe` and `interfaces`"
+            );
+        }
+        // The task has ended only where the process is about to.
+        if self.enforcement.reload(settings(&config)).await.is_ok() {
+            info!("the configuration is read again: `failsafe` and `interfaces` are in force");
+        }
+        let Config {
+            failsafe,
+            interfaces,
+            ..
+        } = config;
+        self.config = Arc::new(Config {
+            failsafe,
+            interfaces,
+            ..Config::clone(&self.config)
+        });
     }
 }
 
@@ -213,12 +292,17 @@ impl Tasks {
     }
 
     async fn supervise(mut self, mut signals: Signals) -> Result<(), AgentError> {
-        let outcome = tokio::select! {
-            () = signals.next() => {
-                info!("stopping; what the kernel enforces stays");
-                Ok(())
+        let outcome = loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    Asked::Stop => {
+                        info!("stopping; what the kernel enforces stays");
+                        break Ok(());
+                    }
+                    Asked::Reload => self.reload.reload().await,
+                },
+                Some(ended) = self.set.join_next() => break Err(early_end(ended)),
             }
-            Some(ended) = self.set.join_next() => Err(early_end(ended)),
         };
         systemd::stopping();
         self.cancel.cancel();
@@ -232,7 +316,7 @@ impl Tasks {
         tokio::select! {
             () = drain => {}
             () = sleep(GRACE) => error!("some tasks did not stop in time"),
-            () = signals.next() => return Err(AgentError::Impatient),
+            () = signals.stop() => return Err(AgentError::Impatient),
         }
         self.spool.with(|spool| spool.settle());
         outcome
@@ -257,16 +341,36 @@ impl Signals {
                 source,
             })
         };
+        let ignored = [
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+            SignalKind::alarm(),
+            SignalKind::io(),
+            SignalKind::from_raw(libc::SIGPWR),
+            SignalKind::from_raw(libc::SIGSTKFLT),
+            SignalKind::from_raw(libc::SIGVTALRM),
+            SignalKind::from_raw(libc::SIGPROF),
+        ];
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+            _ignored: ignored.into_iter().map(listen).collect::<Result<_, _>>()?,
         })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+
+    /// Returns when the process is to end. What else is asked for has no meaning meanwhile.
+    async fn stop(&mut self) {
+        while self.next().await != Asked::Stop {
+            info!("SIGHUP is ignored while the agent starts or stops");
         }
     }
 }

@@ -157,10 +157,12 @@ fn enroll(config: ConfigFile, token_file: Option<PathBuf>) -> Result<ExitCode, A
     let state = StateDir::open(&config.state_dir)?;
     let mut controllers = Controllers::load(&config.controllers, &state);
     let identity = runtime()?.block_on(async {
+        controllers.read_resolvers();
         controllers.resolve().await;
         enrol::enrol(&controllers.addresses(), &token, &config.host_name).await
     })?;
     identity.save(&state)?;
+    controllers.save(&state)?;
     let expires = identity
         .validity()
         .ok()

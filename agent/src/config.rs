@@ -58,6 +58,9 @@ pub struct Config {
     /// The operator's way in.
     #[serde(default)]
     pub failsafe: Failsafe,
+    /// Who may answer this host's DHCP client.
+    #[serde(default)]
+    pub dhcp: Dhcp,
     /// Seconds without a controller after which a policy that just came is rolled back; 0: never.
     #[serde(default = "defaults::rollback_after")]
     pub rollback_after: Seconds,
@@ -86,6 +89,15 @@ pub struct Failsafe {
     pub subnets: Vec<IpNet>,
     /// What they connect to.
     pub tcp_ports: Vec<Port>,
+}
+
+/// Who may answer this host's DHCP client, and be asked by it to renew a lease.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dhcp {
+    /// Where answers come from, of both families: servers, or the relays that pass their answers on. Empty:
+    /// whoever answers a request of this host, while it is open.
+    pub servers: Vec<IpNet>,
 }
 
 /// Denials that wait for a controller.
@@ -181,16 +193,14 @@ impl Config {
                 ));
             }
         }
-        if let Some(subnet) = self
-            .failsafe
-            .subnets
-            .iter()
-            .find(|subnet| subnet.trunc() != **subnet)
-        {
-            return Err(format!(
-                "`failsafe.subnets` has {subnet}, which has bits set behind its prefix; write {}",
-                subnet.trunc()
-            ));
+        let failsafe = ("failsafe.subnets", &self.failsafe.subnets);
+        for (key, subnets) in [failsafe, ("dhcp.servers", &self.dhcp.servers)] {
+            if let Some(subnet) = subnets.iter().find(|subnet| subnet.trunc() != **subnet) {
+                return Err(format!(
+                    "`{key}` has {subnet}, which has bits set behind its prefix; write {}",
+                    subnet.trunc()
+                ));
+            }
         }
         if self.host_name.is_empty() {
             return Err(

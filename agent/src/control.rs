@@ -6,7 +6,8 @@ mod session;
 mod tests;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    pin::pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -16,18 +17,18 @@ use proto::client::ChannelError;
 use tokio::{
     sync::watch,
     task::block_in_place,
-    time::{Instant, sleep},
+    time::{Instant, interval_at, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::session::{Session, SessionError};
+use self::session::{Session, SessionError, SessionParts};
 use crate::{
     config::Config,
     enforcement::{Enforcement, Gone},
     enrol::{EnrolError, enrol, read_token},
     error::{AgentError, with_causes},
-    interfaces,
+    interfaces, listeners,
     spool::shared::SharedSpool,
     state::{StateDir, controllers::Controllers, identity::HostIdentity},
     systemd,
@@ -40,6 +41,10 @@ const RETRIES: ExponentialBuilder = ExponentialBuilder::new()
     .with_max_delay(Duration::from_secs(8))
     .with_jitter()
     .without_max_times();
+/// How often it is looked for a controller that listens on this host.
+const LOOK_FOR_CONTROLLER: Duration = Duration::from_secs(30);
+/// How long one that does may take to show its certificate.
+const VERIFY_WITHIN: Duration = Duration::from_secs(3);
 /// A stream that lasted this long was a good one: the next attempt comes soon.
 const SETTLED: Duration = Duration::from_secs(10);
 
@@ -80,6 +85,10 @@ impl Control {
             if begun.elapsed() >= SETTLED {
                 retries = RETRIES.build();
             }
+            if matches!(outcome, SessionError::Renumbered) {
+                info!("{outcome}");
+                continue;
+            }
             let wait = next_wait(&mut retries);
             let error = with_causes(&outcome);
             warn!(
@@ -88,9 +97,15 @@ impl Control {
                 "no controller; what is enforced stays"
             );
             systemd::status(&format!("enforcing without a controller: {error}"));
+            let mut facts = self.enforcement.facts();
+            let addresses = facts.borrow_and_update().addresses.clone();
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
                 () = sleep(wait) => {}
+                // With another address there may be a way that there was not.
+                Ok(_) = facts.wait_for(|facts| facts.addresses != addresses) => {
+                    retries = RETRIES.build();
+                }
             }
         }
     }
@@ -124,33 +139,114 @@ impl Control {
         // As it is before the first packet: one that is put on trial later is not proven by this.
         let on_trial = self.enforcement.facts().borrow().trial;
         let channel =
-            proto::client::channel(&addresses, ca_pem, certificate_chain_pem, key_pem).await;
+            proto::client::channel_and_address(&addresses, ca_pem, certificate_chain_pem, key_pem)
+                .await;
         if let Some(digest) = on_trial.filter(|_| is_the_way_open(&channel, is_elsewhere))
             && let Err(gone) = self.enforcement.reached(digest).await
         {
             return gone.into();
         }
         match channel {
-            Ok(channel) => {
-                let rollback_after = self.config.rollback_after();
-                Session::new(self.enforcement.clone(), self.spool.clone(), rollback_after)
-                    .run(channel)
+            Ok((channel, address)) => {
+                let (announced, announcements) = watch::channel(None);
+                let session = Session::new(SessionParts {
+                    enforcement: self.enforcement.clone(),
+                    spool: self.spool.clone(),
+                    rollback_after: self.config.rollback_after(),
+                    source: source_towards(&address),
+                    announced,
+                });
+                self.look_after_way(session.run(channel), announcements)
                     .await
             }
             Err(error) => error.into(),
         }
     }
 
+    /// Keeps the way to the controllers up to date as long as a stream lasts.
+    async fn look_after_way(
+        &mut self,
+        session: impl Future<Output = SessionError>,
+        mut announcements: watch::Receiver<Option<Vec<SocketAddr>>>,
+    ) -> SessionError {
+        let mut session = pin!(session);
+        let mut look = interval_at(Instant::now() + LOOK_FOR_CONTROLLER, LOOK_FOR_CONTROLLER);
+        loop {
+            let opened = tokio::select! {
+                error = &mut session => return error,
+                _ = look.tick() => {
+                    self.find_controllers_here().await;
+                    self.open_way().await
+                }
+                Ok(()) = announcements.changed() => {
+                    let announced = announcements.borrow_and_update().clone();
+                    self.controllers.announce(announced.unwrap_or_default());
+                    self.open_way().await
+                }
+            };
+            if let Err(gone) = opened {
+                return gone.into();
+            }
+        }
+    }
+
     /// Resolves names, and opens the way to the addresses before they are dialled.
     async fn find_controllers(&mut self) -> Result<(), Gone> {
-        if self.controllers.resolve().await
-            && let Err(error) = block_in_place(|| self.controllers.save(&self.state))
-        {
+        // The resolvers may be others than when the way was opened last.
+        let before = self.controllers.way();
+        self.controllers.read_resolvers();
+        if self.controllers.way() != before {
+            self.open_way().await?;
+        }
+        self.controllers.resolve().await;
+        self.find_controllers_here().await;
+        self.open_way().await
+    }
+
+    /// Keeps what is known of the controllers, and has no policy cut the way to them.
+    async fn open_way(&mut self) -> Result<(), Gone> {
+        if let Err(error) = block_in_place(|| self.controllers.save(&self.state)) {
             warn!(error = %with_causes(&error), "the controllers' addresses are not kept");
         }
         let addresses = self.controllers.addresses();
-        self.addresses.send_replace(addresses.clone());
-        self.enforcement.set_controllers(addresses).await
+        self.addresses.send_if_modified(|known| {
+            let changes = *known != addresses;
+            *known = addresses;
+            changes
+        });
+        self.enforcement
+            .set_controllers(self.controllers.way())
+            .await
+    }
+
+    /// Looks for a controller that listens on this host. A listener on a port of a controller is taken for one
+    /// when its certificate says so: it is verified as one elsewhere is. One that was found stays known while
+    /// nobody listens, since a controller that starts again is not gone.
+    async fn find_controllers_here(&mut self) {
+        let listening = match block_in_place(listeners::reachable) {
+            Ok(listening) => listening,
+            Err(error) => {
+                warn!(%error, "whether a controller listens on this host is not known");
+                return;
+            }
+        };
+        let ca_pem = self.identity.borrow().ca_pem.clone();
+        let mut here = self.controllers.ports_here().clone();
+        for port in self.controllers.ports() {
+            let at_port = listening.iter().filter(|at| at.port() == port);
+            let addresses: Vec<String> = at_port.flat_map(|at| dialled(*at)).collect();
+            if addresses.is_empty() {
+                continue;
+            }
+            let dial = proto::client::channel_without_certificate(&addresses, &ca_pem);
+            match timeout(VERIFY_WITHIN, dial).await {
+                Ok(Ok(_)) => _ = here.insert(port),
+                Ok(Err(_)) => _ = here.remove(&port),
+                // It may be busy.
+                Err(_) => {}
+            }
+        }
+        self.controllers.set_ports_here(here);
     }
 
     /// A certificate that has expired buys nothing; a new token does.
@@ -174,6 +270,31 @@ impl Control {
         self.identity.send_replace(Arc::new(identity));
         Ok(())
     }
+}
+
+/// How to reach a socket that listens on this host: one on every address is reached by loopback.
+fn dialled(listening: SocketAddr) -> Vec<String> {
+    let port = listening.port();
+    match listening.ip() {
+        IpAddr::V4(address) if address.is_unspecified() => vec![format!("127.0.0.1:{port}")],
+        IpAddr::V6(address) if address.is_unspecified() => {
+            vec![format!("[::1]:{port}"), format!("127.0.0.1:{port}")]
+        }
+        _ => vec![listening.to_string()],
+    }
+}
+
+/// The address of this host that packets to a controller come from; none when there is no route there.
+fn source_towards(controller: &str) -> Option<IpAddr> {
+    let controller: SocketAddr = controller.parse().ok()?;
+    let any: IpAddr = match controller {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // Nothing is sent: connecting chooses the route.
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(controller).ok()?;
+    Some(socket.local_addr().ok()?.ip().to_canonical())
 }
 
 /// Whether packets come back from a controller's host: from the controller, or from a kernel that says
@@ -211,10 +332,15 @@ pub async fn first_enrolment(
 ) -> Result<HostIdentity, AgentError> {
     let mut retries = RETRIES.build();
     loop {
+        controllers.read_resolvers();
         controllers.resolve().await;
         match enrol(&controllers.addresses(), token, &config.host_name).await {
             Ok(identity) => {
                 identity.save(state)?;
+                // Under the policy that comes the resolver may be out of reach.
+                if let Err(error) = controllers.save(state) {
+                    warn!(error = %with_causes(&error), "the controllers' addresses are not kept");
+                }
                 info!(host_name = identity.host_name, "the host is enrolled");
                 return Ok(identity);
             }

@@ -6,12 +6,14 @@ mod changes;
 mod handle;
 mod pressure;
 mod quarantine;
+mod report;
 mod trial;
 mod trouble;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use policy::{HostPolicy, Revision, Timestamp};
+use proto::host_report::Incident;
 use tokio::{
     sync::{mpsc, watch},
     task::block_in_place,
@@ -23,28 +25,34 @@ use tracing::{error, info, warn};
 #[cfg(test)]
 pub use self::beginning::bootstrap_policy;
 pub use self::beginning::own_policies;
-pub use self::handle::{Applied, ApplyAnswer, Command, Enforcement, Facts, Gone};
+pub use self::handle::{Applied, ApplyAnswer, Command, Enforcement, Facts, Gone, Settings};
 use self::{
     pressure::Pressure,
     trial::Trial,
     trouble::{Change, Trouble},
 };
 use crate::{
+    brief::{brief, difference},
     clock::Clock,
     denial_reader::DenialReader,
     enforcer::{EnforceError, Enforcer},
     error::{AgentError, with_causes},
     exceptions,
+    kernel::Changed,
     local_tiers::LocalTiers,
     state::{
         StateDir,
+        controllers::WayToControllers,
         policy_store::{EncodedPolicy, PolicyStore},
         rolled_back::RolledBack,
     },
 };
 
-/// How soon a new interface is policed, a new address is claimed, and a clock that was set is noticed.
+/// How soon another tool's program is noticed that was put before ours, and a clock that was set. Interfaces,
+/// addresses and filters tell of themselves.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Each so many looks everything is looked at, in case a change was not told.
+const THOROUGH: u32 = 15;
 
 /// The task before it runs.
 pub struct EnforcementTask {
@@ -63,6 +71,8 @@ pub struct EnforcementTask {
     facts: watch::Sender<Facts>,
     /// Why the last look at the interfaces failed.
     trouble: Trouble,
+    /// What others did to the programs, oldest first.
+    incidents: VecDeque<Incident>,
     /// Whether the flow tables have room.
     pressure: Pressure,
     /// Until then a host that has had no policy yet learns its flows: everything is allowed, and its flow
@@ -133,15 +143,23 @@ impl EnforcementTask {
             commands,
             facts,
             trouble: Trouble::default(),
+            incidents: VecDeque::new(),
             pressure: Pressure::default(),
             learns_until: None,
         };
-        task.local.own_addresses = task.enforcer.local_addresses()?;
+        task.enforcer.list_network()?;
+        task.local.own_addresses = task.enforcer.local_addresses();
         let live = task.enforcer.live()?;
         task.take_up(live.as_ref().map(|live| live.digest))?;
         let denials = task.enforcer.denials()?;
-        let interfaces = task.enforcer.attach()?;
-        info!(?interfaces, "interfaces are policed");
+        match task.enforcer.attach() {
+            Ok(interfaces) => info!(interfaces = brief(interfaces), "interfaces are policed"),
+            // The others are policed, and the controller is told.
+            Err(EnforceError::Shortfall(shortfall)) if shortfall.is_of_single_interfaces() => {
+                task.note(Err(EnforceError::Shortfall(shortfall)));
+            }
+            Err(error) => return Err(error),
+        }
         task.look_around()?;
         if live.is_none() && task.has_no_policy() {
             task.learn(task.enforcer.warm_start());
@@ -205,6 +223,8 @@ impl EnforcementTask {
         let mut look = interval(LOOK_AGAIN);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes = changes::hear();
+        let mut hears = true;
+        let mut looks = 0;
         let mut count_flows = interval(pressure::COUNT_AGAIN);
         count_flows.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -216,11 +236,21 @@ impl EnforcementTask {
                     self.learns_until = None;
                     self.facts.send_modify(|facts| facts.learns = false);
                 }
-                _ = look.tick() => block_in_place(|| self.look_after()),
+                _ = look.tick() => {
+                    looks += 1;
+                    let changed = match hears && looks % THOROUGH != 0 {
+                        true => Changed::default(),
+                        false => Changed::anything(),
+                    };
+                    block_in_place(|| self.look_after(&changed));
+                }
                 _ = count_flows.tick() => block_in_place(|| self.count_flows()),
-                Some(()) = changes.recv() => block_in_place(|| self.look_after()),
+                changed = changes.next(), if hears => match changed {
+                    Some(changed) => block_in_place(|| self.look_after(&changed)),
+                    None => hears = false,
+                },
                 () = sleep(end.unwrap_or_default()), if end.is_some() => {
-                    block_in_place(|| self.look_after());
+                    block_in_place(|| self.look_after(&Changed::default()));
                 }
                 () = sleep(rollback.unwrap_or_default()), if rollback.is_some() => {
                     block_in_place(|| self.roll_back());
@@ -259,19 +289,25 @@ impl EnforcementTask {
         // Whoever asked may be gone by now: then nobody hears the answer, which is fine.
         match command {
             Command::Apply { policy, answer } => {
-                let _ = answer.send(self.take(*policy));
+                let _ = answer.send(self.take_and_protect(*policy));
             }
             Command::Reached { digest, answer } => {
                 self.reached(digest);
                 let _ = answer.send(());
             }
-            Command::SetControllers { addresses, answer } => {
-                self.set_controllers(addresses);
+            Command::SetControllers { way, answer } => {
+                self.set_controllers(way);
+                let _ = answer.send(());
+            }
+            Command::Reload { settings, answer } => {
+                self.reload(settings);
                 let _ = answer.send(());
             }
             Command::Look { answer } => {
-                let outcome = self.look_around();
-                self.note(outcome);
+                self.look_after(&Changed {
+                    network: true,
+                    ..Changed::default()
+                });
                 let _ = answer.send(());
             }
             Command::Ping { answer } => {
@@ -299,6 +335,19 @@ impl EnforcementTask {
         result
     }
 
+    /// As [`EnforcementTask::take`]. A policy that the kernel has taken and that no interface is policed by is
+    /// refused: it protects nothing.
+    fn take_and_protect(&mut self, policy: EncodedPolicy) -> Result<Applied, String> {
+        let applied = self.take(policy)?;
+        let Some(reason) = self.why_nothing_is_policed() else {
+            return Ok(applied);
+        };
+        // It cannot cost the host its controller.
+        self.reached(applied.digest);
+        error!(revision = %applied.revision, %reason, "the policy is in the kernel and protects nothing");
+        Err(reason)
+    }
+
     /// Has the policy in force cut also the peers that one which is refused has in quarantine. What is to
     /// be said of it.
     fn take_quarantines(&mut self, refused: &HostPolicy) -> String {
@@ -323,17 +372,44 @@ impl EnforcementTask {
         }
     }
 
-    fn set_controllers(&mut self, addresses: Vec<SocketAddr>) {
-        if self.local.controllers != addresses {
-            info!(?addresses, "the controllers have other addresses");
-            let local = LocalTiers {
-                controllers: addresses,
-                ..self.local.clone()
-            };
-            if let Err(error) = self.set_local_tiers(local) {
-                error!(error = %with_causes(&error), "the way to the controllers' new addresses is not open; it is tried again");
-            }
+    fn set_controllers(&mut self, way: WayToControllers) {
+        if let Some(addresses) = difference(&self.local.controllers, &way.addresses) {
+            info!(addresses, "the controllers have other addresses");
         }
+        if self.local.controller_ports != way.ports_here {
+            info!(
+                ports = brief(&way.ports_here),
+                "a controller listens on this host"
+            );
+        }
+        let local = self.local.clone().with_way(way);
+        if self.local == local {
+            return;
+        }
+        if let Err(error) = self.set_local_tiers(local) {
+            error!(error = %with_causes(&error), "the way to the controllers is not open; it is tried again");
+        }
+    }
+
+    /// Takes up what the operator has changed in the configuration.
+    fn reload(&mut self, settings: Settings) {
+        let Settings {
+            failsafe_subnets,
+            failsafe_tcp_ports,
+            interfaces,
+        } = settings;
+        self.enforcer.set_interfaces(interfaces);
+        let local = LocalTiers {
+            failsafe_subnets,
+            failsafe_tcp_ports,
+            ..self.local.clone()
+        };
+        if self.local != local
+            && let Err(error) = self.set_local_tiers(local)
+        {
+            error!(error = %with_causes(&error), "the failsafe of the configuration is not in force; restart the agent");
+        }
+        self.look_after(&Changed::anything());
     }
 
     /// Enforces the same policy with other rules of this host's own.
@@ -379,37 +455,35 @@ impl EnforcementTask {
         exceptions::until_next_end(policy, now)
     }
 
-    fn look_after(&mut self) {
+    fn look_after(&mut self, changed: &Changed) {
         let ended = self.end_exceptions();
-        let attached = self.enforcer.attach().map(|interfaces| {
+        let attached = self.enforcer.look(changed).map(|interfaces| {
             if !interfaces.is_empty() {
-                info!(?interfaces, "interfaces are policed");
+                info!(interfaces = brief(interfaces), "interfaces are policed");
             }
         });
         let looked = self.look_around();
         self.note(ended.and(attached).and(looked));
     }
 
-    /// Tells the others what is found, and the kernel when this host has other addresses. Addresses that
-    /// cannot be listed are not gone: the last known ones stand.
+    /// Tells the others what was found, and the kernel when this host has other addresses.
     fn look_around(&mut self) -> Result<(), EnforceError> {
         let addresses = self.enforcer.addresses();
         let counters = self.enforcer.counters();
         self.facts.send_if_modified(|facts| {
-            let before = facts.clone();
-            if let Ok(addresses) = &addresses {
-                facts.addresses.clone_from(addresses);
-            }
+            let before = (facts.packets_denied, facts.events_lost);
+            let other_addresses = facts.addresses != addresses;
+            facts.addresses = addresses;
             if let Ok(counters) = &counters {
                 facts.packets_denied = counters.packets_denied;
                 facts.events_lost = counters.events_lost;
             }
-            *facts != before
+            other_addresses || before != (facts.packets_denied, facts.events_lost)
         });
-        addresses?;
-        let own_addresses = self.enforcer.local_addresses()?;
-        if self.local.own_addresses != own_addresses {
-            info!(addresses = ?own_addresses, "this host has other addresses");
+        self.report();
+        let own_addresses = self.enforcer.local_addresses();
+        if let Some(addresses) = difference(&self.local.own_addresses, &own_addresses) {
+            info!(addresses, "this host has other addresses");
             let local = LocalTiers {
                 own_addresses,
                 ..self.local.clone()

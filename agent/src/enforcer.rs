@@ -5,7 +5,7 @@ mod inspection;
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -15,12 +15,16 @@ use policy::{HostPolicy, Revision, Timestamp, classify::TooLarge};
 use self::inspection::counters_of;
 pub use self::inspection::{Counters, Inspection};
 use crate::{
+    brief::brief,
     config::{Behaviour, HookingChoice},
     denial_reader::DenialReader,
     error::with_causes,
     exceptions,
-    interfaces::{self, Interface, Survey, Unfit},
-    kernel::{self, Attachment, Census, Events, Hooking, KernelError, Maps, Programs},
+    interfaces::{Interface, Network, Reason, Survey, Unpoliced},
+    kernel::{
+        self, Attachment, Census, Changed, Disturbance, Events, Hooking, KernelError, Maps,
+        Programs,
+    },
     local_tiers::LocalTiers,
     lower::{TABLES_VERSION, lower},
     plan::{NoRoom, Observed, Operation, Stamp, plan, runs},
@@ -49,10 +53,35 @@ pub struct EnforcerOptions {
     pub hooking: HookingChoice,
 }
 
-/// The interfaces that could not be taken, each with its reason.
+/// What keeps interfaces from being policed as they are to be, each with its reason.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", texts(.0))]
-pub struct Unpoliced(Vec<KernelError>);
+pub struct Shortfall(Vec<KernelError>);
+
+impl Shortfall {
+    /// Whether each is a matter of one interface, and the others are policed.
+    #[must_use]
+    pub fn is_of_single_interfaces(&self) -> bool {
+        let is_of_interface = |error: &KernelError| {
+            matches!(
+                error,
+                KernelError::Interface { .. } | KernelError::PinsLost { .. }
+            )
+        };
+        self.0.iter().all(is_of_interface)
+    }
+}
+
+/// Which interfaces have a verdict, as the last look found them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Both programs run there.
+    pub policed: Vec<Interface>,
+    /// No verdict is given there.
+    pub unpoliced: Vec<Unpoliced>,
+    /// Why the host is not policed as it is to be, a sentence each.
+    pub problems: Vec<String>,
+}
 
 fn texts(errors: &[KernelError]) -> String {
     let texts: Vec<_> = errors.iter().map(|error| with_causes(error)).collect();
@@ -81,7 +110,7 @@ pub enum EnforceError {
     NoRoom(#[from] NoRoom),
     /// Some interfaces are not policed; the others are.
     #[error(transparent)]
-    Unpoliced(#[from] Unpoliced),
+    Shortfall(#[from] Shortfall),
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -93,7 +122,7 @@ impl EnforceError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::TooLarge(_) | Self::NoRoom(_) => 78,
-            Self::Unpoliced(Unpoliced(errors)) => errors.first().map_or(70, KernelError::exit_code),
+            Self::Shortfall(Shortfall(errors)) => errors.first().map_or(70, KernelError::exit_code),
             Self::Kernel(error) => error.exit_code(),
         }
     }
@@ -130,8 +159,11 @@ pub struct Enforcer {
     rule_book: RuleBook,
     /// Events that an agent of another version left unread.
     left_in_ring: u64,
-    /// Interfaces that were complained about, so as to do so once.
-    unfit: Vec<(String, Unfit)>,
+    /// The interfaces and addresses, as they were listed last.
+    network: Network,
+    /// What is to be policed of them.
+    survey: Survey,
+    coverage: Coverage,
 }
 
 impl Enforcer {
@@ -152,7 +184,9 @@ impl Enforcer {
             applied: None,
             rule_book,
             left_in_ring: 0,
-            unfit: Vec::new(),
+            network: Network::default(),
+            survey: Survey::default(),
+            coverage: Coverage::default(),
         })
     }
 
@@ -344,73 +378,157 @@ impl Enforcer {
     /// Attaches to the interfaces that shall be policed and are not; their names.
     ///
     /// # Errors
-    /// [`EnforceError::Unpoliced`] when some could not be taken; all others are policed.
+    /// As [`Enforcer::look`].
     pub fn attach(&mut self) -> Result<Vec<String>, EnforceError> {
-        let Survey { policed, unfit } = self.survey()?;
-        let mut errors = Vec::new();
-        for (name, why) in &unfit {
-            let told = self.unfit.contains(&(name.clone(), *why));
-            match why {
-                Unfit::NotEthernet => errors.push(KernelError::Interface {
-                    interface: name.clone(),
-                    problem: "carries no Ethernet frames and cannot be policed: take it out of `interfaces` in the agent's config".into(),
-                }),
-                Unfit::Missing if !told => tracing::warn!(
-                    interface = name,
-                    "not there yet: it is policed as soon as it appears"
-                ),
-                Unfit::LeftOut if !told => tracing::warn!(
-                    interface = name,
-                    "it has addresses but carries no Ethernet frames: what passes it is not policed"
-                ),
-                Unfit::Missing | Unfit::LeftOut => {}
-            }
+        self.look(&Changed::anything())
+    }
+
+    /// As [`Enforcer::attach`], and does no more than what has changed asks for: an interface on which the
+    /// programs stand costs two system calls, or none.
+    ///
+    /// # Errors
+    /// [`EnforceError::Shortfall`] when some could not be taken; all others are policed.
+    pub fn look(&mut self, changed: &Changed) -> Result<Vec<String>, EnforceError> {
+        if changed.is_of_network() {
+            self.list_network()?;
         }
-        self.unfit = unfit;
+        let Survey {
+            policed,
+            mut unpoliced,
+        } = self.survey.clone();
+        let mut errors: Vec<KernelError> = unpoliced.iter().filter_map(shortfall).collect();
         if self.maps.live()?.is_none() {
-            // Tables that hold nothing yet would drop everything.
+            // Tables that hold nothing yet would drop everything. Another version's programs enforce meanwhile.
+            let policed = match self.has_predecessor() {
+                true => policed,
+                false => Vec::new(),
+            };
+            self.note_coverage(policed, unpoliced, &errors);
             return Ok(Vec::new());
         }
         self.take_over()?;
-        self.programs.forget_dead_links();
+        if changed.is_of_network() {
+            self.programs.forget_dead_links(&self.network.all());
+        }
         let mut attached = Vec::new();
+        let mut covered = Vec::new();
         for interface in policed {
-            match self.programs.attach(&interface) {
-                Ok(Attachment::Made) => attached.push(interface.name),
+            let found = match self.programs.stands(&interface, changed) {
+                Ok(true) => Ok(Attachment::Standing),
+                Ok(false) => self.programs.attach(&interface),
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(Attachment::Standing) => covered.push(interface),
+                Ok(Attachment::Made | Attachment::Updated) => {
+                    attached.push(interface.name.clone());
+                    covered.push(interface);
+                }
+                Ok(Attachment::Unpinned) => {
+                    errors.push(unpinned(&interface, &self.options.pin_dir));
+                    covered.push(interface);
+                }
                 // Gone since it was listed: the next look finds it, if it comes back.
-                Ok(Attachment::Standing | Attachment::Unpinned | Attachment::Gone) => {}
-                Err(error) => errors.push(error),
+                Ok(Attachment::Gone) => {}
+                Err(error) => {
+                    errors.push(error);
+                    unpoliced.push(self.network.failed(&interface));
+                }
             }
         }
-        if errors.is_empty() {
+        errors.extend(self.programs.mend_pins().err());
+        unpoliced.sort();
+        self.note_coverage(covered, unpoliced, &errors);
+        if errors.iter().all(is_missing) {
             return Ok(attached);
         }
         if !attached.is_empty() {
-            tracing::info!(interfaces = ?attached, "interfaces are policed");
+            tracing::info!(interfaces = brief(&attached), "interfaces are policed");
         }
-        Err(Unpoliced(errors).into())
+        errors.retain(|error| !is_missing(error));
+        Err(Shortfall(errors).into())
     }
 
-    /// The addresses of the policed interfaces that can name this host.
+    /// Lists the interfaces and addresses anew.
     ///
     /// # Errors
     /// [`EnforceError::Kernel`]: they are not known, which is not to say that there are none.
-    pub fn addresses(&self) -> Result<Vec<IpAddr>, EnforceError> {
-        interfaces::addresses(&self.survey()?.policed)
-            .map_err(|error| KernelError::io("listing the host's addresses", error).into())
+    pub fn list_network(&mut self) -> Result<(), EnforceError> {
+        self.network = read_network()?;
+        self.survey = self.network.survey(&self.options.interfaces);
+        Ok(())
     }
 
-    /// All addresses of this host: no packet from outside may claim one.
-    ///
-    /// # Errors
-    /// As [`Enforcer::addresses`].
-    pub fn local_addresses(&self) -> Result<Vec<IpAddr>, EnforceError> {
-        interfaces::local_addresses()
-            .map_err(|error| KernelError::io("listing the host's addresses", error).into())
+    /// Remembers what is policed and what is not, and logs once what is not.
+    fn note_coverage(
+        &mut self,
+        policed: Vec<Interface>,
+        unpoliced: Vec<Unpoliced>,
+        errors: &[KernelError],
+    ) {
+        for Unpoliced { name, reason, .. } in &unpoliced {
+            let before = &self.coverage.unpoliced;
+            if before
+                .iter()
+                .any(|it| it.name == *name && it.reason == *reason)
+            {
+                continue;
+            }
+            match reason {
+                Reason::Missing => tracing::warn!(
+                    interface = name,
+                    "not there yet: it is policed as soon as it appears"
+                ),
+                Reason::NotEthernet => tracing::warn!(
+                    interface = name,
+                    "it carries no Ethernet frames: what passes it is not policed"
+                ),
+                // The error says more.
+                Reason::Failed => {}
+                Reason::Bridge
+                | Reason::Container
+                | Reason::Overlay
+                | Reason::Unused
+                | Reason::NotConfigured => {
+                    tracing::debug!(interface = name, %reason, "it is not policed");
+                }
+            }
+        }
+        let problems = errors.iter().map(|error| with_causes(error)).collect();
+        self.coverage = Coverage {
+            policed,
+            unpoliced,
+            problems,
+        };
     }
 
-    fn survey(&self) -> Result<Survey, KernelError> {
-        survey(&self.options.interfaces)
+    /// Which interfaces have a verdict, as the last look found them.
+    #[must_use]
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+
+    /// What others did to the programs since the last call; it is made good already.
+    pub fn take_disturbances(&mut self) -> Vec<Disturbance> {
+        self.programs.take_disturbances()
+    }
+
+    /// Changes which interfaces are to be policed. The programs stay on those that are not, until `detach`.
+    pub fn set_interfaces(&mut self, interfaces: Vec<String>) {
+        self.options.interfaces = interfaces;
+        self.survey = self.network.survey(&self.options.interfaces);
+    }
+
+    /// The addresses of the interfaces that are to be policed, which can name this host, as of the last look.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.network.addresses_of(&self.survey.policed)
+    }
+
+    /// All addresses of this host, as of the last look: no packet from outside may claim one.
+    #[must_use]
+    pub fn local_addresses(&self) -> Vec<IpAddr> {
+        self.network.local_addresses()
     }
 
     /// Starts to read denials from the ring.
@@ -454,13 +572,50 @@ impl Enforcer {
     }
 }
 
-fn survey(configured: &[String]) -> Result<Survey, KernelError> {
-    interfaces::survey(configured)
-        .map_err(|error| KernelError::io("listing the host's interfaces", error))
+fn read_network() -> Result<Network, KernelError> {
+    Network::read().map_err(|error| KernelError::io("listing the host's interfaces", error))
 }
 
 fn all_interfaces() -> Result<Vec<Interface>, KernelError> {
-    interfaces::all().map_err(|error| KernelError::io("listing the host's interfaces", error))
+    read_network().map(|network| network.all())
+}
+
+/// What is wrong with an interface that the configuration names.
+fn shortfall(unpoliced: &Unpoliced) -> Option<KernelError> {
+    let problem = match unpoliced.reason {
+        _ if !unpoliced.is_problem => return None,
+        Reason::Missing => MISSING,
+        Reason::NotEthernet => {
+            "carries no Ethernet frames and cannot be policed: take it out of `interfaces` in the agent's config"
+        }
+        Reason::Bridge
+        | Reason::Container
+        | Reason::Overlay
+        | Reason::Unused
+        | Reason::NotConfigured
+        | Reason::Failed => return None,
+    };
+    Some(KernelError::Interface {
+        interface: unpoliced.name.clone(),
+        problem: problem.into(),
+    })
+}
+
+const MISSING: &str = "does not exist, though `interfaces` of the agent's config names it: it is policed as soon as it appears; `ip link` lists those that do exist";
+
+/// It may be on its way, so it is a problem of the host's protection and no failure of the look.
+fn is_missing(error: &KernelError) -> bool {
+    matches!(error, KernelError::Interface { problem, .. } if problem == MISSING)
+}
+
+fn unpinned(interface: &Interface, pin_dir: &Path) -> KernelError {
+    KernelError::Interface {
+        interface: interface.name.clone(),
+        problem: format!(
+            "it is policed only as long as the agent runs, as its links cannot be pinned in {}: make room there",
+            pin_dir.display()
+        ),
+    }
 }
 
 fn live_of(settings: datapath::layout::Settings) -> Live {

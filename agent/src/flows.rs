@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use datapath::{
     headers::protocol,
-    layout::{Opener, flow_state},
+    layout::{Opener, flow_kind, flow_state},
 };
 use policy::service::literal::protocol_word;
 use serde::Serialize;
@@ -86,11 +86,14 @@ impl From<KnownFlow> for FlowLine {
             remote_port: has_ports.then_some(key.remote_port),
             local_address: key.local,
             local_port: has_ports.then_some(key.local_port),
-            state: match record.state() {
-                flow_state::NEW => "new",
-                flow_state::ESTABLISHED => "established",
-                flow_state::CLOSING => "closing",
-                _ => "revoked",
+            state: match (key.zero, record.state()) {
+                // Its ports are the transaction id.
+                (flow_kind::DHCP_EXCHANGE, _) => "dhcp exchange",
+                (flow_kind::DHCP_SERVER, _) => "dhcp server",
+                (_, flow_state::NEW) => "new",
+                (_, flow_state::ESTABLISHED) => "established",
+                (_, flow_state::CLOSING) => "closing",
+                (_, _) => "revoked",
             },
             opened_by: match record.opener() {
                 Opener::Remote => "remote",

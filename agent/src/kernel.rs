@@ -31,23 +31,29 @@ mod maps;
 mod memory;
 mod netlink;
 mod permission;
+mod pins;
 mod predecessor;
 mod requirements;
+mod rtnetlink;
 mod shape;
+mod standing;
 mod test_run;
 #[cfg(test)]
 pub mod testing;
 
 pub use attach::{Attachment, Hooking};
-pub use changes::Changes;
+pub use changes::{Changed, Changes};
 pub use error::KernelError;
 pub use events::Events;
 pub use flows::{Census, KnownFlow, census, flows};
 pub use maps::Maps;
 pub use memory::give_back;
+pub use pins::Lost;
 pub use predecessor::Predecessor;
 #[cfg(test)]
 pub use predecessor::flow_layout;
+pub use rtnetlink::{LinkInfo, addresses as list_addresses, links as list_links};
+pub use standing::Disturbance;
 
 /// The object that the build script made of the `agent-ebpf` crate.
 const OBJECT: &[u8] = aya::include_bytes_aligned!(env!("BULKHEAD_EBPF_OBJECT"));
@@ -81,6 +87,10 @@ pub struct Programs {
     pin_dir: PathBuf,
     hooking: Hooking,
     held: attach::Held,
+    /// What stands on interfaces, to be asked for at little cost.
+    standing: standing::Standing,
+    /// The maps, to be pinned again should their pins go.
+    pins: pins::Pins,
     /// The size of the flow tables.
     flows: u32,
     /// What an agent of another version left, until its hooks are ours.
@@ -106,12 +116,15 @@ impl Programs {
             );
         }
         let flows = shape::check(OBJECT, pin_dir, flows)?;
+        requirements::lift_file_limit();
         let ebpf = load_programs(pin_dir, flows)?;
         Ok(Self {
             ebpf,
             pin_dir: pin_dir.to_owned(),
             hooking,
             held: Vec::new(),
+            standing: standing::Standing::default(),
+            pins: pins::Pins::open(pin_dir)?,
             flows,
             predecessor,
         })
@@ -165,29 +178,29 @@ impl Programs {
     /// [`KernelError::Io`], [`KernelError::NotPermitted`], and [`KernelError::Interface`] when
     /// another's filter is in the way.
     pub fn attach(&mut self, interface: &Interface) -> Result<Attachment, KernelError> {
-        if self.hooking.is_behind(interface, &self.pin_dir)? {
-            tracing::warn!(
-                interface = interface.name,
-                "another tool's program was put before Bulkhead's, and can let packets through: Bulkhead's goes before it again"
-            );
+        let stood = self.standing.forget(interface.index);
+        let overtaken = self.hooking.is_behind(interface, &self.pin_dir)?;
+        if overtaken {
             // The kernel takes a program once on an interface, so the first one is another copy.
             self.ebpf = load_programs(&self.pin_dir, self.flows)?;
+            self.standing
+                .disturbed(Disturbance::OvertakenOn(interface.name.clone()));
         }
         let mut held = std::mem::take(&mut self.held);
         let attached = self.attach_hooks(interface, &mut held);
         self.held = held;
         match attached? {
-            Attachment::Unpinned => Err(KernelError::Interface {
-                interface: interface.name.clone(),
-                problem: format!(
-                    "it is policed only as long as the agent runs, as its links cannot be pinned in {}: make room there",
-                    self.pin_dir.display()
-                ),
-            }),
-            attached => {
-                if attached == Attachment::Made {
+            attached @ (Attachment::Unpinned | Attachment::Gone) => Ok(attached),
+            attached @ (Attachment::Standing | Attachment::Updated | Attachment::Made) => {
+                if attached == Attachment::Made && stood && !overtaken {
+                    self.standing
+                        .disturbed(Disturbance::TakenOff(interface.name.clone()));
+                }
+                if attached != Attachment::Standing {
                     detach::remove_others(self.hooking, interface, &self.pin_dir)?;
                 }
+                self.standing
+                    .remember(self.hooking, interface, &self.pin_dir);
                 Ok(attached)
             }
         }
@@ -209,9 +222,39 @@ impl Programs {
         Ok(attachment)
     }
 
-    /// Removes the pins of links whose interfaces are gone.
-    pub fn forget_dead_links(&self) {
-        detach::forget_dead_links(&self.pin_dir);
+    /// Whether both programs still run on an interface, first, as this process has put them there. Costs a
+    /// system call each where the kernel has links; filters are believed to stand unless they have changed.
+    ///
+    /// # Errors
+    /// [`KernelError::Io`].
+    pub fn stands(&self, interface: &Interface, changed: &Changed) -> Result<bool, KernelError> {
+        self.standing.stands(interface, changed).map_err(|error| {
+            let doing = format!("looking for the programs on {}", interface.name);
+            KernelError::syscall(doing, error)
+        })
+    }
+
+    /// Removes the pins of links whose interfaces are gone, and forgets all but these interfaces.
+    pub fn forget_dead_links(&mut self, interfaces: &[Interface]) {
+        self.standing.keep_only(interfaces);
+        detach::forget_dead_links(&self.pin_dir, &self.standing.pins());
+    }
+
+    /// Makes the pins again that somebody has removed.
+    ///
+    /// # Errors
+    /// [`KernelError::PinsLost`]: what is enforced ends with this process.
+    pub fn mend_pins(&mut self) -> Result<(), KernelError> {
+        let mended = self.pins.mend(&self.pin_dir, &self.standing)?;
+        if let Some(lost) = mended {
+            self.standing.disturbed(Disturbance::Unpinned(lost));
+        }
+        Ok(())
+    }
+
+    /// What was done to the programs by others since the last call, and is made good.
+    pub fn take_disturbances(&mut self) -> Vec<Disturbance> {
+        self.standing.take_disturbances()
     }
 }
 
@@ -300,6 +343,9 @@ pub fn has_pins(pin_dir: &Path) -> Result<bool, KernelError> {
 /// # Errors
 /// [`KernelError::Io`]: some of it may be gone already; another call does the rest.
 pub fn detach(pin_dir: &Path, interfaces: &[Interface]) -> Result<(), KernelError> {
+    if !has_pins(pin_dir)? {
+        detach::end_unpinned(interfaces)?;
+    }
     // What other versions left enforces as well.
     for pin_dir in predecessor::siblings(pin_dir)? {
         detach::detach(&pin_dir, interfaces)?;
@@ -337,8 +383,9 @@ pub fn attached(
     hooks: usize,
 ) -> Result<Vec<Interface>, KernelError> {
     let mut attached = Vec::new();
+    let ours = attach::our_programs();
     for interface in interfaces {
-        if attach::hooks_on(pin_dir, &interface)? >= hooks {
+        if attach::hooks_on(pin_dir, &interface, &ours)? >= hooks {
             attached.push(interface);
         }
     }

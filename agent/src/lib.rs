@@ -1,6 +1,7 @@
 //! The agent as a library: what `bulkhead-agent` runs, and what its benchmark measures.
 
 mod app;
+mod brief;
 mod capabilities;
 mod cli;
 mod clock;
@@ -19,10 +20,12 @@ mod fail;
 mod flows;
 mod interfaces;
 mod kernel;
+mod listeners;
 pub mod local_tiers;
 mod lower;
 mod plan;
 mod renewal;
+mod resolvers;
 mod rule_book;
 mod rules;
 mod spool;

@@ -2,27 +2,41 @@
 //! anti-spoofing. They are ordinary rules of their tiers, so no packet pays for them.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
-use ipnet::{IpNet, Ipv6Net};
+use datapath::layout::local_service;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use policy::{
     Action, Direction, HostPolicy, Mode, Origin, PeerMatch, PortSpan, ProtocolSlot, Rule, Tier,
     host_policy::SubnetMatch,
 };
 
-use crate::config::OtherEthertypes;
+use crate::{config::OtherEthertypes, state::controllers::WayToControllers};
+
+/// The port of DNS.
+const DNS: u16 = 53;
+
+const _: () = assert!(local_service::DHCP_RENEWAL == ProtocolSlot::Other.last_table_key());
 
 /// What a host knows of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalTiers {
     /// Where the controllers listen: nothing cuts the way there.
     pub controllers: Vec<SocketAddr>,
+    /// TCP ports of this host on which a controller was found to listen, whatever address it is configured
+    /// by: agents elsewhere come to them.
+    pub controller_ports: BTreeSet<u16>,
+    /// The resolvers that tell where the controllers are; empty where no controller is known by name.
+    pub resolvers: BTreeSet<IpAddr>,
     /// Where operators come from.
     pub failsafe_subnets: Vec<IpNet>,
     /// The TCP ports that they come to.
     pub failsafe_tcp_ports: Vec<u16>,
+    /// Who may answer this host's DHCP client; empty: whoever answers a request of its own.
+    pub dhcp_servers: Vec<IpNet>,
     /// The addresses that no packet from outside may claim.
     pub own_addresses: Vec<IpAddr>,
     /// What becomes of packets that no rule speaks of.
@@ -32,13 +46,54 @@ pub struct LocalTiers {
 }
 
 impl LocalTiers {
-    /// A number that changes when the rules do, and is the same in every build.
+    /// The same with another way to the controllers.
+    #[must_use]
+    pub fn with_way(self, way: WayToControllers) -> Self {
+        let WayToControllers {
+            addresses,
+            ports_here,
+            resolvers,
+        } = way;
+        Self {
+            controllers: addresses,
+            controller_ports: ports_here,
+            resolvers,
+            ..self
+        }
+    }
+
+    /// A number that changes when the rules mean something else, and is the same in every build. What only
+    /// reports show, such as how the path of the configuration file was written, does not count.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
-        let digest = proto::sha256(format!("{self:?}").as_bytes());
+        let meaning = Self {
+            config_file: String::new(),
+            ..self.clone()
+        };
+        let rules = meaning.rules();
+        let digest = proto::sha256(format!("{rules:?} {:?}", self.other_ethertypes).as_bytes());
         digest[..8]
             .iter()
             .fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
+    /// Whether a controller is on this host, so that what cuts this host off cuts all others off.
+    #[must_use]
+    pub fn hosts_controller(&self) -> bool {
+        !self.ports_of_controllers_here().is_empty()
+    }
+
+    /// The ports of controllers that are configured by an address of this host, and of those that were found
+    /// to listen here.
+    fn ports_of_controllers_here(&self) -> BTreeSet<u16> {
+        let by_address = self
+            .controllers
+            .iter()
+            .filter(|controller| self.own_addresses.contains(&controller.ip()))
+            .map(SocketAddr::port);
+        by_address
+            .chain(self.controller_ports.iter().copied())
+            .collect()
     }
 
     /// The policy with this host's own rules, in order of precedence.
@@ -69,20 +124,28 @@ impl LocalTiers {
             })
             .collect();
         // Agents elsewhere come to a controller on this very host.
-        let here = self
-            .controllers
-            .iter()
-            .filter(|controller| self.own_addresses.contains(&controller.ip()));
-        rules.extend(here.map(|controller| {
+        rules.extend(self.ports_of_controllers_here().into_iter().map(|port| {
             self.rule(
                 Tier::Lifeline,
                 "controller",
                 Direction::Ingress,
                 Action::Allow,
                 PeerMatch::Any,
-                ports(ProtocolSlot::Tcp, [controller.port()]),
+                ports(ProtocolSlot::Tcp, [port]),
             )
         }));
+        if !self.resolvers.is_empty() {
+            rules.extend([ProtocolSlot::Udp, ProtocolSlot::Tcp].map(|protocol| {
+                self.rule(
+                    Tier::Lifeline,
+                    "resolver",
+                    Direction::Egress,
+                    Action::Allow,
+                    of_subnets(self.resolvers.iter().copied().map(IpNet::from)),
+                    ports(protocol, [DNS]),
+                )
+            }));
+        }
         rules.extend(self.dhcp());
         if !self.failsafe_subnets.is_empty() && !self.failsafe_tcp_ports.is_empty() {
             rules.push(self.rule(
@@ -107,29 +170,81 @@ impl LocalTiers {
         rules
     }
 
-    /// DHCP (RFC 2131) and DHCPv6 (RFC 8415), and no more of it than a host on a link needs: to any
-    /// address it would be a way out of quarantine. Clients take the answer to a broadcast from a packet
-    /// socket, which is before any verdict. One that fails to renew by unicast falls back to broadcast.
-    fn dhcp(&self) -> [Rule; 3] {
-        let rule = |direction, subnets: &[IpNet], port| {
-            self.rule(
-                Tier::Lifeline,
-                "dhcp",
-                direction,
-                Action::Allow,
-                of_subnets(subnets.iter().copied()),
-                ports(ProtocolSlot::Udp, [port]),
-            )
+    /// DHCP (RFC 2131) and DHCPv6 (RFC 8415) of this host's own client. Requests leave to where clients without an
+    /// address send them: to any address they would be a way out of quarantine. What answers one passes, whoever
+    /// sends it: the datapath knows which requests are open. A server that has answered is asked to renew the
+    /// lease at its own address, but not in quarantine: there the client falls back to broadcast.
+    fn dhcp(&self) -> [Rule; 4] {
+        let rule = |tier, name, direction, peers, slot, key| {
+            let ports = ports(slot, [key]);
+            self.rule(tier, name, direction, Action::Allow, peers, ports)
+        };
+        let requests = |subnets: &[IpNet], port| {
+            let peers = of_subnets(subnets.iter().copied());
+            let (tier, slot) = (Tier::Lifeline, ProtocolSlot::Udp);
+            rule(tier, "dhcp-requests", Direction::Egress, peers, slot, port)
         };
         let broadcast = IpNet::from(IpAddr::from(Ipv4Addr::BROADCAST));
         // All_DHCP_Relay_Agents_and_Servers.
         let servers = IpNet::from(IpAddr::from(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2)));
         let link_local = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
         [
-            rule(Direction::Egress, &[broadcast], 67),
-            rule(Direction::Egress, &[servers, link_local.into()], 547),
-            rule(Direction::Ingress, &[link_local.into()], 546),
+            requests(&[broadcast], 67),
+            requests(&[servers, link_local.into()], 547),
+            rule(
+                Tier::Lifeline,
+                "dhcp-answers-to-own-requests",
+                Direction::Ingress,
+                self.dhcp_servers(),
+                ProtocolSlot::Other,
+                local_service::DHCP_ANSWER,
+            ),
+            rule(
+                Tier::Failsafe,
+                "dhcp-renewals-at-servers-that-answered",
+                Direction::Egress,
+                self.dhcp_servers(),
+                ProtocolSlot::Other,
+                local_service::DHCP_RENEWAL,
+            ),
         ]
+    }
+
+    /// Who may answer this host's DHCP client: never who claims an address of this host.
+    fn dhcp_servers(&self) -> PeerMatch {
+        let everywhere = [
+            IpNet::from(Ipv4Net::default()),
+            IpNet::from(Ipv6Net::default()),
+        ];
+        let servers = if self.dhcp_servers.is_empty() {
+            &everywhere[..]
+        } else {
+            &self.dhcp_servers
+        };
+        let mut own: Vec<IpNet> = self
+            .own_addresses
+            .iter()
+            .copied()
+            .map(IpNet::from)
+            .collect();
+        own.sort();
+        let mut subnets: Vec<SubnetMatch> = servers
+            .iter()
+            .map(|subnet| SubnetMatch {
+                subnet: *subnet,
+                except: own
+                    .iter()
+                    .filter(|address| subnet.contains(*address))
+                    .copied()
+                    .collect(),
+            })
+            .collect();
+        subnets.sort();
+        subnets.dedup();
+        PeerMatch::Of {
+            identities: Vec::new(),
+            subnets,
+        }
     }
 
     fn rule(

@@ -51,13 +51,13 @@ impl RuleList {
     /// When nothing is enforced, or the tables are of other rules than those that this host has now.
     pub fn look(config: &Config, config_file: &Path) -> Result<Self, AgentError> {
         let state = StateDir::peek(&config.state_dir);
-        let controllers = Controllers::load(&config.controllers, &state).addresses();
+        let way = Controllers::load(&config.controllers, &state).way();
         let own_addresses = interfaces::local_addresses()
             .map_err(|error| KernelError::io("listing the host's addresses", error))
             .map_err(EnforceError::from)?;
         let local = LocalTiers {
             own_addresses,
-            ..local_tiers(config, config_file, controllers)
+            ..local_tiers(config, config_file, way)
         };
         let live = Enforcer::inspect(&config.pin_dir())?.and_then(|seen| seen.live);
         let Some(live) = live else {

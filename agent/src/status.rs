@@ -10,6 +10,7 @@ use crate::{
     config::Config,
     enforcer::{Enforcer, Inspection},
     error::AgentError,
+    interfaces::{Reason, Survey, Unpoliced},
     kernel::Census,
     spool,
     state::{
@@ -30,8 +31,11 @@ pub struct Status {
     /// The pins of an agent of another version, whose tables are in force until its place is taken.
     other_version: Option<String>,
     interfaces: Vec<String>,
-    /// Interfaces that are not policed, though one might think so, and why.
-    not_policed: BTreeMap<String, String>,
+    /// Whether this version's maps are pinned. Programs without pins enforce as long as the agent runs.
+    pinned: bool,
+    /// Interfaces that are up, or that the configuration names, and on which no verdict is given. Loopback is
+    /// not among them.
+    not_policed: BTreeMap<String, NotPoliced>,
     generation: Option<u32>,
     /// Of the policy that the kernel enforces; 0 while none has come.
     revision: Option<Revision>,
@@ -49,6 +53,53 @@ pub struct Status {
     reasons: BTreeMap<&'static str, u64>,
     spool_bytes: u64,
     spool_limit_bytes: u64,
+}
+
+/// An interface without a verdict.
+#[derive(Debug, Serialize)]
+struct NotPoliced {
+    /// One word: missing, not-ethernet, bridge, container, overlay, unused, not-configured or failed.
+    reason: &'static str,
+    /// The same in a few words.
+    why: String,
+    /// Packets have passed it.
+    carries_traffic: bool,
+    /// It is to be policed, so the host is not protected as it is configured.
+    is_problem: bool,
+}
+
+impl From<Unpoliced> for NotPoliced {
+    fn from(unpoliced: Unpoliced) -> Self {
+        Self {
+            reason: unpoliced.reason.word(),
+            why: unpoliced.reason.to_string(),
+            carries_traffic: unpoliced.carries_traffic,
+            is_problem: unpoliced.is_problem,
+        }
+    }
+}
+
+/// Those that are not to be policed, and those that are and on which the programs do not run.
+fn not_policed(survey: Survey, policed: &[String]) -> BTreeMap<String, NotPoliced> {
+    let Survey {
+        policed: wanted,
+        unpoliced,
+    } = survey;
+    let failed = wanted
+        .into_iter()
+        .filter(|interface| !policed.contains(&interface.name))
+        .map(|interface| Unpoliced {
+            name: interface.name,
+            reason: Reason::Failed,
+            is_problem: true,
+            carries_traffic: false,
+        });
+    unpoliced
+        .into_iter()
+        .chain(failed)
+        .filter(|unpoliced| !policed.contains(&unpoliced.name))
+        .map(|unpoliced| (unpoliced.name.clone(), unpoliced.into()))
+        .collect()
 }
 
 /// How full a flow table is.
@@ -80,7 +131,7 @@ impl Status {
         let good = PolicyStore::new(&state).next_boot()?;
         let inspection = Enforcer::inspect(&config.pin_dir())?;
         let configured: Vec<String> = config.interfaces.iter().cloned().map(Into::into).collect();
-        let unpoliced = Enforcer::unpoliced(&configured)?;
+        let survey = Enforcer::survey(&configured)?;
         let spool_bytes = spool_size(&state.file("spool"))?;
         let Inspection {
             live,
@@ -89,19 +140,20 @@ impl Status {
             predecessor: other_version,
             flows,
             learns,
+            is_pinned,
         } = inspection.unwrap_or_default();
         Ok(Self {
             certificate_expires: validity
                 .and_then(|validity| Timestamp::try_from(validity.not_after).ok()),
             host_name: identity.map(|identity| identity.host_name),
             controllers: config.controllers.iter().map(ToString::to_string).collect(),
-            enforcing: (live.is_some() || other_version.is_some()) && !interfaces.is_empty(),
+            // Programs whose pins are gone deny on.
+            enforcing: (live.is_some() || other_version.is_some() || !is_pinned)
+                && !interfaces.is_empty(),
+            pinned: is_pinned,
             other_version,
+            not_policed: not_policed(survey, &interfaces),
             interfaces,
-            not_policed: unpoliced
-                .into_iter()
-                .map(|(interface, why)| (interface, why.to_string()))
-                .collect(),
             generation: live.map(|live| live.generation),
             revision: live.map(|live| live.revision),
             last_good_revision: good.map(|good| good.policy().revision),
@@ -118,6 +170,13 @@ impl Status {
             spool_bytes,
             spool_limit_bytes: config.spool_bytes(),
         })
+    }
+
+    /// Whether an interface that is to be policed is not.
+    fn has_gaps(&self) -> bool {
+        self.not_policed
+            .values()
+            .any(|not_policed| not_policed.is_problem)
     }
 
     /// Whether the host enforces anything.
@@ -150,19 +209,27 @@ impl fmt::Display for Status {
         let policed = match self.interfaces.join(", ") {
             names if self.enforcing => match &self.other_version {
                 Some(pins) => format!("on {names}, by an agent of another version ({pins})"),
+                None if !self.pinned => format!(
+                    "on {names}, by programs whose pins are gone: it ends when the agent stops"
+                ),
+                None if self.has_gaps() => {
+                    format!("on {names}, but not on all that are to be policed")
+                }
                 None => format!("on {names}"),
             },
             _ => "off: nothing is denied on this host".to_owned(),
         };
         row("enforcement", policed)?;
-        if !self.not_policed.is_empty() {
-            let rows: Vec<_> = self
-                .not_policed
-                .iter()
-                .map(|(interface, why)| format!("{interface} ({why})"))
-                .collect();
-            row("not policed", rows.join(", "))?;
+        let mut name = "not policed";
+        for (interface, not_policed) in &self.not_policed {
+            let traffic = match not_policed.carries_traffic {
+                true => "; it carries traffic",
+                false => "",
+            };
+            row(name, format!("{interface} ({}{traffic})", not_policed.why))?;
+            name = "";
         }
+        row(name, "lo (its traffic stays on this host)".to_owned())?;
         row(
             "generation",
             or(self.generation.map(|number| number.to_string()), "none"),

@@ -22,6 +22,8 @@ pub const ADDRESSES: &str = "addresses";
 pub struct Own {
     /// Of both families.
     pub addresses: BTreeSet<IpAddr>,
+    /// Those of them that agents are told.
+    pub announced: BTreeSet<IpAddr>,
     /// The TCP port on which the controller listens.
     pub port: u16,
 }

@@ -6,6 +6,7 @@
 //! [`Verdict::Pass`] is the one that decided "allow".
 
 mod decision;
+mod dhcp;
 mod fragments;
 mod glance;
 mod report;
@@ -16,7 +17,7 @@ use crate::{
         decision::{Decision, Found, Note, Outcome},
         glance::Glance,
     },
-    headers::{self, Headers, Link, Network, Part, protocol, tcp_flag},
+    headers::{self, Dhcp, Headers, Link, Network, Part, protocol, tcp_flag},
     layout::{
         Address, Direction, Flow, FlowKey, FlowRecord, Ipv4, Ipv6, Opener, Shared, Traffic,
         flow_state, other_ether_types,
@@ -139,6 +140,7 @@ impl<T: Tables> Judge<'_, T> {
             if headers.inner != 0 && self.related(packet, headers) {
                 return Ok(Reason::Related);
             }
+            self.look_for_dhcp(packet, headers, &key);
             decision = self.unknown(headers, &key, decision.found);
         }
         if headers.part == Part::First {
@@ -233,6 +235,11 @@ impl<T: Tables> Judge<'_, T> {
     {
         let sender = Opener::sender(self.direction);
         let service = headers.service;
+        match headers.dhcp {
+            Dhcp::Nothing => {}
+            Dhcp::Request(transaction) => return self.dhcp_request(key, transaction),
+            Dhcp::Answer => return self.dhcp_answer(key),
+        }
         if found == Found::Nothing
             && opens(headers)
             && let Some(decision) = self.denied_again(key)

@@ -70,6 +70,17 @@ pub enum Part {
     Later,
 }
 
+/// What a packet is to this host's DHCP client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dhcp {
+    /// Nothing.
+    Nothing,
+    /// A request of its own, of the transaction.
+    Request(u32),
+    /// The answer to one that is open.
+    Answer,
+}
+
 /// The headers of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers<A> {
@@ -90,6 +101,10 @@ pub struct Headers<A> {
     pub service: u16,
     /// Where the packet inside an ICMP error begins; 0 in other packets.
     pub inner: u32,
+    /// Where the payload of UDP begins; 0 in other packets.
+    pub payload: u32,
+    /// What the packet is to this host's DHCP client; the verdict finds it out.
+    pub dhcp: Dhcp,
     /// Neighbour discovery that IPv6 needs to work at all.
     pub neighbour: bool,
     /// Which part of the packet it is. A later one has neither ports nor a protocol of its own.
@@ -178,6 +193,8 @@ impl<A: Address> Headers<A> {
         destination_port: 0,
         service: 0,
         inner: 0,
+        payload: 0,
+        dhcp: Dhcp::Nothing,
         neighbour: false,
         part: Part::Whole,
         fragment_id: 0,

@@ -9,7 +9,7 @@ use core::{cell::Cell, mem::offset_of};
 
 pub use self::{
     denied::{DeniedFlow, DeniedRecord},
-    flow::{Flow, FlowKey, FlowRecord, Opener, Traffic, flow_state},
+    flow::{Flow, FlowKey, FlowRecord, Opener, Traffic, flow_kind, flow_state},
     fragment::{FirstFragment, FragmentKey, FragmentRecord},
     settings::{EventLimits, Settings, Timeouts, other_ether_types, settings_flag},
 };
@@ -37,6 +37,17 @@ pub const PAGES_PER_SLOT: u32 = 256;
 pub const SLOTS: u32 = 6;
 /// Pages of one generation: two directions, all slots.
 pub const PAGES: u32 = 2 * SLOTS * PAGES_PER_SLOT;
+
+/// What only a host's own rules speak of: keys behind the last protocol number in the slot of protocols without
+/// one of their own.
+pub mod local_service {
+    /// A protocol of that slot.
+    pub const PROTOCOL: u8 = 0;
+    /// An answer to an open exchange of this host's DHCP client.
+    pub const DHCP_ANSWER: u16 = 256;
+    /// A request of this host's DHCP client to a server that has answered it before.
+    pub const DHCP_RENEWAL: u16 = 257;
+}
 
 /// A type that may be copied to and from a map byte by byte.
 ///
@@ -93,6 +104,8 @@ pub trait Address: Copy + Eq + core::hash::Hash + 'static {
     const UNSPECIFIED: Self;
     /// Widened to 16 bytes for events; IPv4 stands in the first four.
     fn widen(&self) -> [u8; 16];
+    /// Of four bytes; `None` in IPv6.
+    fn from_v4(bytes: [u8; 4]) -> Option<Self>;
 }
 
 /// An IPv4 address in network order.
@@ -113,6 +126,10 @@ impl Address for Ipv4 {
         let [a, b, c, d] = self.0;
         [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     }
+    #[inline(always)]
+    fn from_v4(bytes: [u8; 4]) -> Option<Self> {
+        Some(Self(bytes))
+    }
 }
 
 impl Address for Ipv6 {
@@ -121,6 +138,10 @@ impl Address for Ipv6 {
     #[inline(always)]
     fn widen(&self) -> [u8; 16] {
         self.0
+    }
+    #[inline(always)]
+    fn from_v4(_: [u8; 4]) -> Option<Self> {
+        None
     }
 }
 

@@ -45,6 +45,16 @@ impl ProtocolSlot {
         }
     }
 
+    /// The last key that tables have for this slot. Behind the last protocol number stand what only a host's own
+    /// rules speak of; no policy file and no policy on the wire names these.
+    #[must_use]
+    pub const fn last_table_key(self) -> u16 {
+        match self {
+            Self::Other => 257,
+            _ => self.last_key(),
+        }
+    }
+
     /// Whether its keys are ports: TCP, UDP and SCTP.
     #[must_use]
     pub const fn has_ports(self) -> bool {

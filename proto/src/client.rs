@@ -43,6 +43,21 @@ pub async fn channel(
     cert_pem: &str,
     key_pem: &str,
 ) -> Result<Channel, ChannelError> {
+    channel_and_address(addresses, ca_pem, cert_pem, key_pem)
+        .await
+        .map(|(channel, _)| channel)
+}
+
+/// As [`channel`], with the address of the one that answered.
+///
+/// # Errors
+/// As [`channel`].
+pub async fn channel_and_address(
+    addresses: &[String],
+    ca_pem: &str,
+    cert_pem: &str,
+    key_pem: &str,
+) -> Result<(Channel, String), ChannelError> {
     connect(
         addresses,
         ca_pem,
@@ -59,7 +74,9 @@ pub async fn channel_without_certificate(
     addresses: &[String],
     ca_pem: &str,
 ) -> Result<Channel, ChannelError> {
-    connect(addresses, ca_pem, None).await
+    connect(addresses, ca_pem, None)
+        .await
+        .map(|(channel, _)| channel)
 }
 
 /// A client for an agent's calls, with the message limit that both sides agree on.
@@ -82,7 +99,7 @@ async fn connect(
     addresses: &[String],
     ca_pem: &str,
     identity: Option<Identity>,
-) -> Result<Channel, ChannelError> {
+) -> Result<(Channel, String), ChannelError> {
     if addresses.is_empty() {
         return Err(ChannelError::NoAddress);
     }
@@ -97,7 +114,7 @@ async fn connect(
     let mut refused = Vec::new();
     for address in addresses {
         match connect_to(address, tls.clone()).await {
-            Ok(channel) => return Ok(channel),
+            Ok(channel) => return Ok((channel, address.clone())),
             Err(error) => {
                 if is_refused(&error) {
                     refused.push(address.clone());

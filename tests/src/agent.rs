@@ -10,7 +10,11 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::{
-    controller::Controller, daemon::Daemon, namespace::Namespace, network::{CONTROLLER, Family}, operator::Answer,
+    controller::Controller,
+    daemon::Daemon,
+    namespace::Namespace,
+    network::{CONTROLLER, Family},
+    operator::Answer,
 };
 
 /// `agent.toml`, as far as a lab sets it.

@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use crate::{
-    cargo, command, require_root,
+    cargo, command, kernels, require_root,
     setup::{self, Purpose},
 };
 
@@ -14,8 +14,10 @@ use crate::{
 pub enum Subject {
     /// Compiling, keeping a fleet up to date, asking
     Policy,
-    /// What a packet costs, beside nftables and iptables (as root)
+    /// What a packet costs, beside nftables and iptables, and how soon a host enforces (as root)
     Datapath,
+    /// Only how soon a host enforces after the agent's start, on Debian's kernels (as root)
+    Startup,
 }
 
 /// Builds a benchmark optimised, runs it and prints what it measured.
@@ -31,8 +33,21 @@ pub fn run(subject: Subject, json: bool) -> Result<()> {
             setup::ensure(Purpose::Bench)?;
             ("bulkhead-agent", "datapath")
         }
+        Subject::Startup => {
+            require_root("bench startup")?;
+            setup::ensure(Purpose::Bench)?;
+            return show(&kernels::measure_startup()?, json);
+        }
     };
-    let lines = command::output(cargo().args(["bench", "--package", package, "--bench", bench]))?;
+    let mut lines =
+        command::output(cargo().args(["bench", "--package", package, "--bench", bench]))?;
+    if matches!(subject, Subject::Datapath) {
+        lines += &kernels::measure_startup()?;
+    }
+    show(&lines, json)
+}
+
+fn show(lines: &str, json: bool) -> Result<()> {
     if json {
         print!("{lines}");
         return Ok(());

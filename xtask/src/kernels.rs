@@ -4,8 +4,9 @@
 mod archive;
 mod image;
 mod machine;
+mod startup;
 
-use std::{ffi::OsString, path::PathBuf, thread};
+use std::{ffi::OsString, path::PathBuf, process::Command, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use crate::{cargo, command, root};
 
 pub use archive::{KEYRING as DEBIAN_KEYRING, mirrors};
+pub use startup::measure as measure_startup;
 
 /// The test program's name.
 pub const TEST: &str = "kernels";
@@ -81,46 +83,60 @@ pub fn run_on_all_debians() -> Result<()> {
     run_on_debians(&DEBIANS.each_ref())
 }
 
-/// All at once: each machine takes one processor of this one.
 fn run_on_debians(kernels: &[&Kernel]) -> Result<()> {
     let programs = image::Programs::beside(&test_program()?)?;
+    eprintln!("testing on Debian's kernels in emulated machines");
+    run_machines(kernels, &programs).map(drop)
+}
+
+/// Boots one machine for each kernel, all at once, as each takes one processor of this one; what the consoles showed.
+fn run_machines(kernels: &[&Kernel], programs: &image::Programs) -> Result<Vec<String>> {
     let machines = kernels
         .iter()
-        .map(|kernel| machine::Machine::new(kernel, &programs))
+        .map(|kernel| machine::Machine::new(kernel, programs))
         .collect::<Result<Vec<_>>>()?;
-    eprintln!("testing on Debian's kernels in emulated machines");
-    let failures = thread::scope(|scope| {
+    let ended: Vec<_> = thread::scope(|scope| {
         let runs: Vec<_> = machines
             .iter()
             .map(|machine| scope.spawn(|| machine.run()))
             .collect();
-        runs.into_iter()
-            .filter_map(|run| match run.join() {
-                Ok(Ok(())) => None,
-                Ok(Err(failure)) => Some(format!("{failure:#}")),
-                Err(_) => Some("a thread panicked".to_owned()),
-            })
-            .collect::<Vec<_>>()
+        let join = |run: thread::ScopedJoinHandle<'_, Result<String>>| match run.join() {
+            Ok(ended) => ended.map_err(|failure| format!("{failure:#}")),
+            Err(_) => Err("a thread panicked".to_owned()),
+        };
+        runs.into_iter().map(join).collect()
     });
-    ensure!(failures.is_empty(), "{}", failures.join("\n"));
-    Ok(())
+    let failures: Vec<_> = ended
+        .iter()
+        .filter_map(|ended| ended.as_ref().err())
+        .collect();
+    ensure!(
+        failures.is_empty(),
+        "{}",
+        failures.into_iter().cloned().collect::<Vec<_>>().join("\n")
+    );
+    Ok(ended.into_iter().flatten().collect())
 }
 
 /// Builds the test, and finds its program in what cargo says.
 fn test_program() -> Result<PathBuf> {
-    let messages = command::output(
-        cargo()
-            .args(["test", "--package", "bulkhead-tests", "--test", TEST])
-            .args(["--no-run", "--message-format=json"]),
-    )?;
+    let mut build = cargo();
+    build
+        .args(["test", "--package", "bulkhead-tests", "--test", TEST])
+        .arg("--no-run");
+    built(&mut build, TEST)
+}
+
+/// Builds something, and finds the program of this name in what cargo says.
+fn built(build: &mut Command, name: &str) -> Result<PathBuf> {
+    let messages = command::output(build.arg("--message-format=json"))?;
     let mut programs = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == TEST)
+        .filter(|message| message["target"]["name"] == name)
         .filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
-    programs
-        .next()
-        .context("cargo has built no program of the test `kernels`")
+    let program = programs.next();
+    program.with_context(|| format!("cargo has built no program `{name}`"))
 }
 
 /// Where what is made for a kernel's machine is, and what its console showed.

@@ -80,8 +80,24 @@ const TO_BENCH: &[Package] = &[
     package("ipset", Probe::Program("ipset")),
 ];
 
+/// For the emulated machines.
+const TO_EMULATE: &[Package] = &[
+    package("iproute2", Probe::Program("ip")),
+    package("iputils-ping", Probe::Program("ping")),
+    package("qemu-system-x86", Probe::Program("qemu-system-x86_64")),
+    package("busybox-static", Probe::Program("busybox")),
+    package("binutils", Probe::Program("strip")),
+    package("cpio", Probe::Program("cpio")),
+    package("xz-utils", Probe::Program("xz")),
+    package(
+        "debian-archive-keyring",
+        Probe::File(kernels::DEBIAN_KEYRING),
+    ),
+];
+
 const TO_TEST: &[Package] = &[
     package("systemd", Probe::Program("systemd-analyze")),
+    package("curl", Probe::Program("curl")),
     package("nmap", Probe::Program("nmap")),
     package("hping3", Probe::Program("hping3")),
     package("traceroute", Probe::Program("traceroute")),
@@ -89,24 +105,18 @@ const TO_TEST: &[Package] = &[
         "python3-scapy",
         Probe::Runs(&[PYTHON, "-c", "import scapy.all"]),
     ),
-    package("qemu-system-x86", Probe::Program("qemu-system-x86_64")),
+    package("dnsmasq-base", Probe::Program("dnsmasq")),
+    package("udhcpc", Probe::Program("udhcpc")),
+    package("isc-dhcp-client", Probe::Program("dhclient")),
     package("debootstrap", Probe::Program("debootstrap")),
     package("e2fsprogs", Probe::Program("mkfs.ext4")),
     package("openssh-client", Probe::Program("scp")),
-    package("busybox-static", Probe::Program("busybox")),
-    package("binutils", Probe::Program("strip")),
-    package("cpio", Probe::Program("cpio")),
-    package("xz-utils", Probe::Program("xz")),
     package("runc", Probe::Program("runc")),
     // For the default seccomp profiles alone: nothing is run by either.
     package("containerd", Probe::Program("containerd")),
     package(
         "golang-github-containers-common",
         Probe::File("/usr/share/containers/seccomp.json"),
-    ),
-    package(
-        "debian-archive-keyring",
-        Probe::File(kernels::DEBIAN_KEYRING),
     ),
 ];
 
@@ -205,6 +215,9 @@ fn missing(purpose: Purpose) -> Result<Vec<Step>> {
     }
     if matches!(purpose, Bench | Everything) {
         packages.extend(TO_BENCH);
+    }
+    if matches!(purpose, Bench | Test | Everything) {
+        packages.extend(TO_EMULATE);
     }
     if matches!(purpose, Test | Everything) {
         packages.extend(TO_TEST);

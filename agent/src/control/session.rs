@@ -2,11 +2,16 @@
 
 mod error;
 
-use std::{future::pending, time::Duration};
+use std::{
+    future::pending,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use policy::{Identity, Revision};
 use proto::{
     convert::address_to_bytes,
+    host_report::{Enforcement, HostReport, announced_controllers},
     v1::{
         AckHeard, AddressClaim, AgentMessage, ControllerMessage, DenialBatch, Heartbeat, Hello,
         PolicyAck, PolicyNack, PolicyUpdate, agent_message, controller_message,
@@ -24,7 +29,7 @@ use tracing::{error, info, warn};
 use self::error::PATIENCE;
 pub use self::error::SessionError;
 use crate::{
-    enforcement::{ApplyAnswer, Enforcement, Facts, Gone},
+    enforcement::{self, ApplyAnswer, Facts, Gone},
     error::with_causes,
     spool::{Batch, shared::SharedSpool},
     state::{policy_store::EncodedPolicy, rolled_back::RolledBack},
@@ -40,7 +45,7 @@ const QUEUE: usize = 16;
 
 /// One stream's state.
 pub struct Session {
-    enforcement: Enforcement,
+    enforcement: enforcement::Enforcement,
     spool: SharedSpool,
     facts: watch::Receiver<Facts>,
     /// The update that the kernel is getting.
@@ -58,6 +63,26 @@ pub struct Session {
     unheard: Option<Unheard>,
     /// What was rolled back, as far as the controller was told.
     told: Option<RolledBack>,
+    /// The host report, as far as the controller was told.
+    reported: HostReport,
+    /// The address that the connection comes from.
+    source: Option<IpAddr>,
+    /// Tells where the controllers say that they are.
+    announced: watch::Sender<Option<Vec<SocketAddr>>>,
+}
+
+/// What a stream needs.
+pub struct SessionParts {
+    /// The kernel side.
+    pub enforcement: enforcement::Enforcement,
+    /// Denials that wait.
+    pub spool: SharedSpool,
+    /// How long the host waits for its controller after a new policy; none: for ever.
+    pub rollback_after: Option<Duration>,
+    /// The address that the connection comes from; none when it is not known.
+    pub source: Option<IpAddr>,
+    /// Is told where the controllers say that they are.
+    pub announced: watch::Sender<Option<Vec<SocketAddr>>>,
 }
 
 struct Applying {
@@ -75,11 +100,14 @@ struct Unheard {
 
 impl Session {
     /// A stream that is about to be opened.
-    pub fn new(
-        enforcement: Enforcement,
-        spool: SharedSpool,
-        rollback_after: Option<Duration>,
-    ) -> Self {
+    pub fn new(parts: SessionParts) -> Self {
+        let SessionParts {
+            enforcement,
+            spool,
+            rollback_after,
+            source,
+            announced,
+        } = parts;
         let facts = enforcement.facts();
         Self {
             enforcement,
@@ -94,6 +122,9 @@ impl Session {
             patience: rollback_after.map(|after| after / 3),
             unheard: None,
             told: None,
+            reported: HostReport::default(),
+            source,
+            announced,
         }
     }
 
@@ -114,6 +145,7 @@ impl Session {
         self.enforcement.look().await?;
         let facts = self.facts.borrow_and_update().clone();
         let mut claimed = facts.addresses.clone();
+        self.reported.clone_from(&facts.report);
         send(&outgoing, agent_message::Message::Hello(hello(&facts))).await?;
         let mut client = proto::client::agents(channel);
         let opening = client.control(ReceiverStream::new(messages));
@@ -147,8 +179,16 @@ impl Session {
                     changed.map_err(|_| Gone)?;
                     let addresses = self.facts.borrow_and_update().addresses.clone();
                     self.tell_rollback(&outgoing).await?;
+                    self.tell_report(&outgoing).await?;
                     if !self.facts.borrow().learns {
                         self.begin_next(&outgoing).await?;
+                    }
+                    // The connection is dead, though nobody says so.
+                    if let Some(source) = self.source
+                        && claimed.contains(&source)
+                        && !addresses.contains(&source)
+                    {
+                        return Err(SessionError::Renumbered);
                     }
                     if addresses != claimed {
                         let claim = claim(&addresses);
@@ -206,7 +246,14 @@ impl Session {
                     self.enforcement.reached(digest).await?;
                 }
             }
-            Some(controller_message::Message::Controllers(_)) => {}
+            Some(controller_message::Message::Controllers(addresses)) => {
+                match announced_controllers(addresses) {
+                    Ok(addresses) => _ = self.announced.send_replace(Some(addresses)),
+                    Err(error) => {
+                        warn!(%error, "the controllers' addresses cannot be read; the last ones are kept");
+                    }
+                }
+            }
             // A controller of a later version may say more.
             None => warn!("a message of an unknown kind came; update the agent"),
         }
@@ -290,8 +337,39 @@ impl Session {
                 reason,
             }),
         };
+        self.tell_report(outgoing).await?;
         send(outgoing, message).await?;
         self.begin_next(outgoing).await
+    }
+
+    /// Tells the controller what the host says of itself, when that has changed. A policy that protected
+    /// nothing was refused; once it protects something it is acknowledged.
+    async fn tell_report(
+        &mut self,
+        outgoing: &mpsc::Sender<AgentMessage>,
+    ) -> Result<(), SessionError> {
+        let Facts {
+            applied, report, ..
+        } = self.facts.borrow().clone();
+        if self.reported == report {
+            return Ok(());
+        }
+        let protected_nothing = self.reported.enforcement == Enforcement::PolicesNothing;
+        self.reported.clone_from(&report);
+        let protects = report.enforcement != Enforcement::PolicesNothing;
+        let message = agent_message::Message::Report(report.into());
+        send(outgoing, message).await?;
+        match applied {
+            Some(applied) if protected_nothing && protects => {
+                let ack = PolicyAck {
+                    digest: applied.digest.into(),
+                    revision: applied.revision.0,
+                    generation: applied.generation,
+                };
+                send(outgoing, agent_message::Message::Ack(ack)).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes up the update that waits; it may have to wait on.
@@ -355,7 +433,7 @@ impl Session {
 struct Answer {
     digest: Vec<u8>,
     revision: Revision,
-    result: Result<crate::enforcement::Applied, String>,
+    result: Result<enforcement::Applied, String>,
 }
 
 /// Waits for the update that is being applied; for ever where none is.
@@ -392,15 +470,17 @@ fn hello(facts: &Facts) -> Hello {
             .to_string_lossy()
             .into_owned(),
         addresses: Some(claim(&facts.addresses)),
+        // A policy that protects nothing is not enforced.
         applied_digest: facts
             .applied
             .as_ref()
+            .filter(|_| facts.report.enforcement != Enforcement::PolicesNothing)
             .map_or(Vec::new(), |applied| applied.digest.into()),
-        report: None,
+        report: Some(facts.report.clone().into()),
     }
 }
 
-fn claim(addresses: &[std::net::IpAddr]) -> AddressClaim {
+fn claim(addresses: &[IpAddr]) -> AddressClaim {
     AddressClaim {
         addresses: addresses.iter().copied().map(address_to_bytes).collect(),
     }

@@ -100,11 +100,11 @@ impl Agent {
 
     /// What the control task does before each attempt to connect.
     async fn let_it_connect(&mut self) -> Vec<SocketAddr> {
-        let Command::SetControllers { addresses, answer } = self.command().await else {
+        let Command::SetControllers { way, answer } = self.command().await else {
             panic!("another command before the way was open")
         };
         answer.send(()).unwrap();
-        addresses
+        way.addresses
     }
 
     /// The next policy that the kernel is to enforce.

@@ -353,6 +353,7 @@ mod tests {
         let local = LocalTiers {
             controllers: vec!["10.0.0.1:7443".parse().unwrap()],
             failsafe_subnets: vec!["10.9.0.0/24".parse().unwrap()],
+            dhcp_servers: Vec::new(),
             failsafe_tcp_ports: vec![22],
             ..LocalTiers::default()
         };

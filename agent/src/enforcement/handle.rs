@@ -1,12 +1,15 @@
 //! How the other tasks reach the enforcement task, and what they may know of it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use policy::Revision;
-use proto::Sha256Digest;
+use proto::{Sha256Digest, host_report::HostReport};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::state::{policy_store::EncodedPolicy, rolled_back::RolledBack};
+use crate::state::{
+    controllers::WayToControllers, policy_store::EncodedPolicy, rolled_back::RolledBack,
+};
 
 /// Commands that wait; each sender waits for its answer, so there are never many.
 const QUEUE: usize = 8;
@@ -41,6 +44,8 @@ pub struct Facts {
     pub events_lost: u64,
     /// Of the fuller flow table, in percent.
     pub flows_percent: u32,
+    /// How far the host is protected.
+    pub report: HostReport,
 }
 
 /// What the task answers to an apply: what is live, or why the policy was refused.
@@ -58,6 +63,17 @@ pub struct Enforcement {
     facts: watch::Receiver<Facts>,
 }
 
+/// Settings that can change while the agent runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where operators come from.
+    pub failsafe_subnets: Vec<IpNet>,
+    /// The TCP ports that they come to.
+    pub failsafe_tcp_ports: Vec<u16>,
+    /// The interfaces to police; none means automatic.
+    pub interfaces: Vec<String>,
+}
+
 /// What the task is asked to do.
 #[derive(Debug)]
 pub enum Command {
@@ -70,9 +86,16 @@ pub enum Command {
     },
     /// These are the controllers now: nothing may cut the way to them.
     SetControllers {
-        /// Sorted.
-        addresses: Vec<SocketAddr>,
+        /// Where they are, and what leads there.
+        way: WayToControllers,
         /// Hears when it is done.
+        answer: oneshot::Sender<()>,
+    },
+    /// These are the operator's settings now.
+    Reload {
+        /// Those that can change while the agent runs.
+        settings: Settings,
+        /// Hears when they are in force.
         answer: oneshot::Sender<()>,
     },
     /// The controller was reached while this policy was in force.
@@ -120,8 +143,17 @@ impl Enforcement {
     ///
     /// # Errors
     /// When the task has ended.
-    pub async fn set_controllers(&self, addresses: Vec<SocketAddr>) -> Result<(), Gone> {
-        self.ask(|answer| Command::SetControllers { addresses, answer })
+    pub async fn set_controllers(&self, way: WayToControllers) -> Result<(), Gone> {
+        self.ask(|answer| Command::SetControllers { way, answer })
+            .await
+    }
+
+    /// Takes other settings up; returns when they are in force.
+    ///
+    /// # Errors
+    /// When the task has ended.
+    pub async fn reload(&self, settings: Settings) -> Result<(), Gone> {
+        self.ask(|answer| Command::Reload { settings, answer })
             .await
     }
 

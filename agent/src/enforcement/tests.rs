@@ -95,22 +95,22 @@ fn an_exception_ends_to_the_second_and_no_clock_brings_it_back() {
     host.set_clock(END - 250);
     let mut task = host.start();
     let first = generation(&task);
-    task.look_after();
+    task.look_after(&Changed::anything());
     assert!(task.enforcer.lets_in());
     assert_eq!(task.until_next_end(), Some(Duration::from_millis(250)));
     host.set_clock(END - 1);
-    task.look_after();
+    task.look_after(&Changed::anything());
     assert!(task.enforcer.lets_in());
     assert_eq!(generation(&task), first);
 
     host.set_clock(END);
-    task.look_after();
+    task.look_after(&Changed::anything());
     assert!(!task.enforcer.lets_in());
     assert_eq!(generation(&task), first + 1, "one flip");
     assert_eq!(task.until_next_end(), None);
 
     host.set_clock(END - 60_000);
-    task.look_after();
+    task.look_after(&Changed::anything());
     task.install(with_exception(), Source::Controller).unwrap();
     assert!(!task.enforcer.lets_in());
     assert_eq!(generation(&task), first + 1);
@@ -124,14 +124,14 @@ fn nobody_claims_an_address_of_this_host_whatever_interface_holds_it() {
         assert!(task.enforcer.lets_in());
         ip("link set lo up");
         ip("addr add 10.0.0.2/32 dev lo");
-        task.look_after();
+        task.look_after(&Changed::anything());
         assert!(!task.enforcer.lets_in());
         assert!(task.facts.borrow().addresses.is_empty());
         drop(task);
         let mut task = host.start();
         assert!(!task.enforcer.lets_in(), "from the start");
         ip("addr del 10.0.0.2/32 dev lo");
-        task.look_after();
+        task.look_after(&Changed::anything());
         assert!(task.enforcer.lets_in());
     });
 }
@@ -143,7 +143,7 @@ fn a_clock_that_is_set_forward_is_noticed_at_the_next_look() {
     let mut task = host.start();
     assert!(task.enforcer.lets_in());
     host.set_clock(END + 3_600_000);
-    task.look_after();
+    task.look_after(&Changed::anything());
     assert!(!task.enforcer.lets_in());
 }
 

@@ -5,10 +5,10 @@ use std::path::Path;
 use datapath::{Reason, layout::Counter};
 use policy::{HostPolicy, Rule, Timestamp};
 
-use super::{EnforceError, Enforcer, Live, all_interfaces, live_of, of_this_host, survey};
+use super::{EnforceError, Enforcer, Live, all_interfaces, live_of, of_this_host, read_network};
 use crate::{
     config::Behaviour,
-    interfaces::{Interface, Unfit},
+    interfaces::{Interface, Survey},
     kernel::{self, Census, KernelError, Maps, Predecessor},
     local_tiers::LocalTiers,
 };
@@ -31,6 +31,9 @@ pub struct Inspection {
     pub live: Option<Live>,
     /// Interfaces that the programs are attached to.
     pub interfaces: Vec<String>,
+    /// Whether this version's maps are pinned. Programs that run without pins end with the agent, and what they
+    /// enforce cannot be read.
+    pub is_pinned: bool,
     /// Counters.
     pub counters: Counters,
     /// The pins of an agent of another version that enforces, such as `v1`.
@@ -58,12 +61,12 @@ impl Enforcer {
         Ok(Some(names(attached)))
     }
 
-    /// The interfaces that are not policed under this setting, though one might think so.
+    /// Which interfaces are to be policed under this setting, and which are not.
     ///
     /// # Errors
     /// [`EnforceError::Kernel`].
-    pub fn unpoliced(configured: &[String]) -> Result<Vec<(String, Unfit)>, EnforceError> {
-        Ok(survey(configured)?.unfit)
+    pub fn survey(configured: &[String]) -> Result<Survey, EnforceError> {
+        Ok(read_network()?.survey(configured))
     }
 
     /// The rules of the live tables, each with its counter; `None` when these are not the tables that this
@@ -92,19 +95,19 @@ impl Enforcer {
         Ok((maps.live()? == live).then_some(counted))
     }
 
-    /// Reads the pins; `None` when there are none.
+    /// Reads the pins and asks the interfaces; `None` when there is nothing at either.
     ///
     /// # Errors
     /// [`EnforceError::Kernel`].
     pub fn inspect(pin_dir: &Path) -> Result<Option<Inspection>, EnforceError> {
         let predecessor = Predecessor::look(pin_dir)?;
-        let maps = match kernel::has_maps(pin_dir)? {
-            true => Some(Maps::open(pin_dir)?),
-            false if predecessor.is_none() => return Ok(None),
-            false => None,
-        };
+        let has_maps = kernel::has_maps(pin_dir)?;
+        let maps = has_maps.then(|| Maps::open(pin_dir)).transpose()?;
         // One with one of the two programs is not policed.
         let mut attached = kernel::attached(pin_dir, all_interfaces()?, 2)?;
+        if maps.is_none() && predecessor.is_none() && attached.is_empty() {
+            return Ok(None);
+        }
         if let Some(predecessor) = &predecessor {
             attached.extend(kernel::attached(
                 predecessor.pin_dir(),
@@ -125,6 +128,7 @@ impl Enforcer {
             learns: live.is_some_and(|live| live.learns()),
             live: live.map(live_of),
             interfaces: names(attached),
+            is_pinned: has_maps,
             counters: counters.map(counters_of).unwrap_or_default(),
             predecessor: predecessor.map(|predecessor| predecessor.name()),
         }))

@@ -21,9 +21,12 @@ use proptest::{
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::*;
-use crate::plan::{
-    memory,
-    tests::{policies, stamp},
+use crate::{
+    kernel::testing::in_own_namespace,
+    plan::{
+        memory,
+        tests::{policies, stamp},
+    },
 };
 
 pub mod attaching;
@@ -36,6 +39,7 @@ mod flows;
 mod frames;
 mod one_address;
 mod random;
+mod upkeep;
 pub mod wire;
 
 /// Before every end: all rules are in force.
@@ -115,7 +119,7 @@ fn the_verifier_goes_through_the_programs_with_patience_to_spare() {
     let verified = enforcer.programs.verified_instructions();
     // It has patience for a million, and that of older kernels sees more cases.
     assert!(
-        verified.iter().all(|count| *count < 100_000),
+        verified.iter().all(|count| *count < 150_000),
         "{verified:?}"
     );
 }
@@ -377,23 +381,26 @@ fn pins_are_adopted_as_they_are_and_the_same_policy_is_not_applied_twice() {
 
 #[test]
 fn detach_leaves_nothing_behind() {
-    let bpffs = Bpffs::new();
-    bpffs
-        .enforcer()
-        .apply(
-            &uniform(Action::Allow),
-            [1; 32],
-            &LocalTiers::default(),
-            DAWN,
-        )
-        .unwrap();
-    assert_eq!(
-        Enforcer::detach(&bpffs.pin_dir()).unwrap(),
-        Some(Vec::new())
-    );
-    assert!(!bpffs.pin_dir().exists());
-    assert!(Enforcer::inspect(&bpffs.pin_dir()).unwrap().is_none());
-    assert_eq!(Enforcer::detach(&bpffs.pin_dir()).unwrap(), None);
+    // What is attached is asked of every interface: those of the machine are not this test's.
+    in_own_namespace(|| {
+        let bpffs = Bpffs::new();
+        bpffs
+            .enforcer()
+            .apply(
+                &uniform(Action::Allow),
+                [1; 32],
+                &LocalTiers::default(),
+                DAWN,
+            )
+            .unwrap();
+        assert_eq!(
+            Enforcer::detach(&bpffs.pin_dir()).unwrap(),
+            Some(Vec::new())
+        );
+        assert!(!bpffs.pin_dir().exists());
+        assert!(Enforcer::inspect(&bpffs.pin_dir()).unwrap().is_none());
+        assert_eq!(Enforcer::detach(&bpffs.pin_dir()).unwrap(), None);
+    });
 }
 
 #[test]

@@ -2,12 +2,13 @@
 //! attached is asked of the kernel each time, and interfaces are meant by their index: names move.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
 };
 
-use aya::programs::SchedClassifier;
+use aya::programs::{SchedClassifier, loaded_programs};
 
 use crate::{
     config::HookingChoice,
@@ -16,7 +17,7 @@ use crate::{
     kernel::{
         HOOKS, Hook, KernelError,
         clsact::{self, Refusal, Slot},
-        link::{Link, Place},
+        link::{self, Link, Place},
         predecessor::flow_layout,
         requirements,
     },
@@ -26,6 +27,8 @@ use crate::{
 pub const LINKS: &str = "links";
 /// What a pin's name ends with until it takes that of the one before. A BPF file system takes no dots.
 pub const ON_ITS_WAY: &str = "-new";
+/// The kernel cuts programs' names off here (`BPF_OBJ_NAME_LEN`).
+const LONGEST_NAME: usize = 15;
 /// The kernel that brought TCX links.
 const TCX_SINCE: (u32, u32) = (6, 6);
 
@@ -46,6 +49,8 @@ pub type Held = Vec<(PathBuf, Link)>;
 pub enum Attachment {
     /// This process's program was there already.
     Standing,
+    /// It took the place of an older one of ours.
+    Updated,
     /// It is there now.
     Made,
     /// It is there as long as this process is: there was no room for its pin.
@@ -145,7 +150,7 @@ fn attach_link(
                 }
                 fail::step("updating a link")?;
                 match link.update(descriptor) {
-                    Ok(()) => return Ok(Attachment::Made),
+                    Ok(()) => return Ok(Attachment::Updated),
                     // This alone says that the link is dead.
                     Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
                     Err(error) => return Err(failed(error)),
@@ -226,7 +231,10 @@ fn attach_filter(
     {
         return Ok(Attachment::Standing);
     }
-    replace_filter(program, interface, hook)
+    match replace_filter(program, interface, hook)? {
+        Attachment::Made if matches!(slot, Slot::Ours { .. }) => Ok(Attachment::Updated),
+        attachment => Ok(attachment),
+    }
 }
 
 /// Puts a program into the slot of our filter, in one step where an older one stands there.
@@ -301,13 +309,44 @@ pub fn hook_of(pin: &Path) -> Option<&'static Hook> {
     HOOKS.iter().find(|hook| name.ends_with(hook.name))
 }
 
-/// Whether the kernel runs our programs on an interface: none, one or two of the hooks.
+/// The kernel's numbers of all loaded programs of each hook's name, whoever loaded them: what runs on an
+/// interface may have lost its pins. Without the right to list programs, none.
+pub fn our_programs() -> [BTreeSet<u32>; 2] {
+    let mut ours = [BTreeSet::new(), BTreeSet::new()];
+    for program in loaded_programs() {
+        let Ok(program) = program else {
+            tracing::debug!("the loaded programs cannot be listed; only pinned links are found");
+            break;
+        };
+        for (hook, ids) in HOOKS.iter().zip(&mut ours) {
+            let name = hook.program.as_bytes();
+            if program.name() == &name[..name.len().min(LONGEST_NAME)] {
+                ids.insert(program.id());
+            }
+        }
+    }
+    ours
+}
+
+/// Whether the kernel runs our programs on an interface: none, one or two of the hooks. `ours` are the
+/// programs of [`our_programs`].
 ///
 /// # Errors
 /// As the system calls report.
-pub fn hooks_on(pin_dir: &Path, interface: &Interface) -> Result<usize, KernelError> {
+pub fn hooks_on(
+    pin_dir: &Path,
+    interface: &Interface,
+    ours: &[BTreeSet<u32>; 2],
+) -> Result<usize, KernelError> {
     let doing = || format!("looking for the programs on {}", interface.name);
-    let on = |hook: &Hook| -> io::Result<bool> {
+    let on = |hook: &Hook, ours: &BTreeSet<u32>| -> io::Result<bool> {
+        let running = link::running_at(interface.index, hook.point)?;
+        if running
+            .iter()
+            .any(|running| ours.contains(&running.program))
+        {
+            return Ok(true);
+        }
         if let Some(link) = Link::open(&pin(pin_dir, interface, hook))?
             && link.place(interface.index, hook.point)? != Place::Absent
         {
@@ -317,8 +356,8 @@ pub fn hooks_on(pin_dir: &Path, interface: &Interface) -> Result<usize, KernelEr
         Ok(matches!(slot, Slot::Ours { .. }))
     };
     let mut count = 0;
-    for hook in &HOOKS {
-        count += usize::from(on(hook).map_err(|error| KernelError::syscall(doing(), error))?);
+    for (hook, ours) in HOOKS.iter().zip(ours) {
+        count += usize::from(on(hook, ours).map_err(|error| KernelError::syscall(doing(), error))?);
     }
     Ok(count)
 }

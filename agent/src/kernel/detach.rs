@@ -1,6 +1,7 @@
 //! Taking programs off interfaces: all of them, those whose interfaces are gone, and older copies.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -9,22 +10,22 @@ use crate::{
     interfaces::Interface,
     kernel::{
         HOOKS, Hook, Hooking, KernelError,
-        attach::{LINKS, hook_of, pin},
+        attach::{LINKS, hook_of, our_programs, pin},
         clsact,
-        link::{Link, Place},
+        link::{Link, Place, running_at},
     },
 };
 
 /// Removes the pins of links that are dead, because their interfaces are gone, and ends those that were
 /// taken along to another network namespace, where nothing is ours to police. A link of an interface
-/// that is configured away keeps its enforcement until `detach`.
-pub fn forget_dead_links(pin_dir: &Path) {
+/// that is configured away keeps its enforcement until `detach`. `alive` are known to run.
+pub fn forget_dead_links(pin_dir: &Path, alive: &BTreeSet<&Path>) {
     let pins = pins(pin_dir).unwrap_or_else(|error| {
         tracing::warn!(%error, "cannot look for links whose interfaces are gone");
         Vec::new()
     });
-    for pin in pins {
-        match forget_if_gone(&pin) {
+    for pin in pins.iter().filter(|pin| !alive.contains(pin.as_path())) {
+        match forget_if_gone(pin) {
             Ok(false) => {}
             Ok(true) => {
                 tracing::info!(pin = %pin.display(), "an interface is gone or was moved to another namespace: it is not policed any more");
@@ -82,6 +83,27 @@ pub fn detach(pin_dir: &Path, interfaces: &[Interface]) -> Result<(), KernelErro
         detach_link(&pin)?;
     }
     super::remove_directory(&pin_dir.join(LINKS))
+}
+
+/// Ends the links of our programs whose pins are gone, and which a process may still hold.
+///
+/// # Errors
+/// [`KernelError::Io`]: some may have ended already; another call does the rest.
+pub fn end_unpinned(interfaces: &[Interface]) -> Result<(), KernelError> {
+    let ours = our_programs();
+    for interface in interfaces {
+        for (hook, ours) in HOOKS.iter().zip(&ours) {
+            let doing = || format!("detaching {} from {}", hook.program, interface.name);
+            let failed = |error| KernelError::syscall(doing(), error);
+            for running in running_at(interface.index, hook.point).map_err(failed)? {
+                if ours.contains(&running.program) && running.link != 0 {
+                    let link = Link::by_id(running.link).map_err(failed)?;
+                    end(&link).map_err(failed)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Removes our filter from an interface, where there is one.

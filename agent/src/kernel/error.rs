@@ -91,6 +91,17 @@ pub enum KernelError {
         /// Why, and what to do.
         problem: String,
     },
+    /// The pins are gone, and cannot be made again.
+    #[error(
+        "the pins in {} are gone, so what is enforced ends when the agent stops: {problem}",
+        .pin_dir.display()
+    )]
+    PinsLost {
+        /// Where they were.
+        pin_dir: PathBuf,
+        /// Why they cannot be made again, and what to do.
+        problem: String,
+    },
     /// The file system is read-only for this process.
     #[error(
         "{doing}: the file system is read-only for this process: in a systemd unit, add ReadWritePaths= for it and leave out ProtectKernelTunables=, which makes /sys read-only whatever else is said; in a container, mount it writable"
@@ -199,6 +210,7 @@ impl KernelError {
             | Self::NoBpffs { .. }
             | Self::NoBpf
             | Self::NoTc
+            | Self::PinsLost { .. }
             | Self::NotPermitted { .. }
             | Self::ReadOnly { .. } => 69,
             Self::NoTcx { .. } | Self::Shape { .. } | Self::Interface { .. } => 78,

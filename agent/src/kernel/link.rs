@@ -17,6 +17,7 @@ const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
 const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_F_BEFORE: u32 = 1 << 3;
 
@@ -63,6 +64,12 @@ struct LinkUpdate {
 #[repr(C)]
 struct LinkDetach {
     link_fd: u32,
+}
+
+/// The part that `BPF_LINK_GET_FD_BY_ID` reads; what follows is zero.
+#[repr(C)]
+struct LinkById {
+    link_id: u32,
 }
 
 /// The part that `BPF_PROG_QUERY` reads, and writes numbers into.
@@ -135,6 +142,15 @@ impl Link {
         }
     }
 
+    /// Opens a link by the kernel's number of it.
+    ///
+    /// # Errors
+    /// As `bpf(2)` reports.
+    pub fn by_id(id: u32) -> io::Result<Self> {
+        let attributes = LinkById { link_id: id };
+        bpf(BPF_LINK_GET_FD_BY_ID, &attributes).map(|raw| Self(owned(raw)))
+    }
+
     /// Pins it, so that it outlives this process.
     ///
     /// # Errors
@@ -176,12 +192,14 @@ impl Link {
     /// As `bpf(2)` reports.
     pub fn place(&self, interface: u32, point: Point) -> io::Result<Place> {
         let id = self.state()?.id;
-        let links = links_at(interface, point)?;
-        Ok(match links.iter().position(|link| *link == id) {
-            Some(0) => Place::First,
-            Some(_) => Place::Behind,
-            None => Place::Absent,
-        })
+        let running = running_at(interface, point)?;
+        Ok(
+            match running.iter().position(|running| running.link == id) {
+                Some(0) => Place::First,
+                Some(_) => Place::Behind,
+                None => Place::Absent,
+            },
+        )
     }
 
     /// Asks the kernel for its state.
@@ -202,9 +220,21 @@ pub fn pin_again(from: &Path, to: &Path) -> io::Result<()> {
     pin(get(from)?.as_fd(), to)
 }
 
-/// The kernel's numbers of the links at a point of an interface of this namespace, in the order in which
-/// they run; 0 for a program without a link. Of an interface that is not there, none.
-fn links_at(interface: u32, point: Point) -> io::Result<Vec<u32>> {
+/// A program at a point of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// The kernel's number of the program.
+    pub program: u32,
+    /// The kernel's number of its link; 0 for a program without one.
+    pub link: u32,
+}
+
+/// What runs at a point of an interface of this namespace, in order. Nothing on an interface that is not
+/// there, and on a kernel without TCX.
+///
+/// # Errors
+/// As `bpf(2)` reports.
+pub fn running_at(interface: u32, point: Point) -> io::Result<Vec<Running>> {
     let (mut programs, mut links) = ([0u32; MOST], [0u32; MOST]);
     let mut attributes = ProgQuery {
         target_ifindex: interface,
@@ -214,6 +244,8 @@ fn links_at(interface: u32, point: Point) -> io::Result<Vec<u32>> {
         link_ids: links.as_mut_ptr() as u64,
         ..ProgQuery::default()
     };
+    #[cfg(test)]
+    crate::kernel::testing::count_question();
     // SAFETY: the kernel reads and writes `size_of::<ProgQuery>()` bytes of a live value that is ours alone,
     // and at most `count` numbers where `prog_ids` and `link_ids` point, which live as long.
     let result = unsafe {
@@ -227,14 +259,18 @@ fn links_at(interface: u32, point: Point) -> io::Result<Vec<u32>> {
     if result < 0 {
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
-            Some(libc::ENODEV | libc::ENOENT) => return Ok(Vec::new()),
+            // A kernel before 6.6 does not know the point.
+            Some(libc::ENODEV | libc::ENOENT | libc::EINVAL) => return Ok(Vec::new()),
             // There are more; the first ones are written.
             Some(libc::ENOSPC) => {}
             _ => return Err(error),
         }
     }
     let count = programs.iter().take_while(|program| **program != 0).count();
-    Ok(links[..count].to_vec())
+    let running = programs.into_iter().zip(links).take(count);
+    Ok(running
+        .map(|(program, link)| Running { program, link })
+        .collect())
 }
 
 /// Whether any program runs at a point of an interface.
@@ -243,10 +279,14 @@ fn links_at(interface: u32, point: Point) -> io::Result<Vec<u32>> {
 /// As `bpf(2)` reports.
 #[cfg(test)]
 pub fn runs_any(interface: u32, point: Point) -> io::Result<bool> {
-    links_at(interface, point).map(|links| !links.is_empty())
+    running_at(interface, point).map(|running| !running.is_empty())
 }
 
-fn get(pin: &Path) -> io::Result<OwnedFd> {
+/// Opens a pinned object, of whatever kind.
+///
+/// # Errors
+/// As `bpf(2)` reports.
+pub fn get(pin: &Path) -> io::Result<OwnedFd> {
     let path = path(pin)?;
     let attributes = Obj {
         pathname: path.as_ptr() as u64,

@@ -1,6 +1,7 @@
-//! As much of rtnetlink as classic traffic control needs: one request, one answer.
+//! As much of rtnetlink as the agent needs: one request, one answer. The socket belongs to the network
+//! namespace of the calling thread, whatever `/sys` shows.
 
-use std::{io, os::fd::OwnedFd};
+use std::{io, os::fd::OwnedFd, thread::sleep, time::Duration};
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
@@ -10,6 +11,8 @@ use rustix::net::{
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
+/// In an answer: the objects changed during the dump, which may lack some of them.
+const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const HEADER: usize = 16;
@@ -26,15 +29,28 @@ pub fn change(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
     exchange(kind, NLM_F_REQUEST | NLM_F_ACK | flags, body).map(drop)
 }
 
-/// Asks for all objects of a kind; their bodies.
+/// How often a dump that was interrupted by changes is asked for again, a moment later each time.
+const ATTEMPTS: u32 = 30;
+const MOMENT: Duration = Duration::from_millis(2);
+
+/// Asks for all objects of a kind; their bodies. A list that changes while it is read is read again: an
+/// object that is missing from it would look like one that is gone.
 ///
 /// # Errors
-/// The kernel's, or the socket's.
+/// The kernel's, or the socket's; [`io::ErrorKind::Interrupted`] when the list does not hold still.
 pub fn dump(kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    exchange(kind, NLM_F_REQUEST | NLM_F_DUMP, body)
+    for attempt in 1..=ATTEMPTS {
+        match exchange(kind, NLM_F_REQUEST | NLM_F_DUMP, body) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => sleep(MOMENT * attempt),
+            result => return result,
+        }
+    }
+    Err(io::ErrorKind::Interrupted.into())
 }
 
 fn exchange(kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    #[cfg(test)]
+    crate::kernel::testing::count_question();
     // Without a protocol it is `NETLINK_ROUTE`, which is 0.
     let socket = socket_with(
         AddressFamily::NETLINK,
@@ -56,12 +72,20 @@ fn exchange(kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
 fn receive(socket: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
     let mut bodies = Vec::new();
     let mut buffer = vec![0u8; BUFFER];
+    let mut interrupted = false;
     loop {
         let (_, length) = recv(socket, buffer.as_mut_slice(), RecvFlags::empty())?;
         let mut rest = &buffer[..length.min(BUFFER)];
         while !rest.is_empty() {
-            let (kind, body, next) = message(rest).ok_or_else(malformed)?;
+            let Message {
+                kind,
+                flags,
+                body,
+                next,
+            } = message(rest).ok_or_else(malformed)?;
+            interrupted |= flags & NLM_F_DUMP_INTR != 0;
             match kind {
+                NLMSG_DONE if interrupted => return Err(io::ErrorKind::Interrupted.into()),
                 NLMSG_DONE => return Ok(bodies),
                 NLMSG_ERROR => {
                     let code = body.first_chunk().ok_or_else(malformed)?;
@@ -77,12 +101,28 @@ fn receive(socket: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
     }
 }
 
-/// The first message: its type, its body, what follows.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+/// One message of those that a read returns.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// Its type, such as `RTM_NEWLINK`.
+    pub kind: u16,
+    /// `NLM_F_*`.
+    pub flags: u16,
+    /// What comes after the header.
+    pub body: &'a [u8],
+    /// The messages after it.
+    pub next: &'a [u8],
+}
+
+/// The first message in `bytes`; none when it is malformed.
+pub fn message(bytes: &[u8]) -> Option<Message<'_>> {
     let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
-    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-    let next = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((kind, bytes.get(HEADER..length)?, next))
+    Some(Message {
+        kind: u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?),
+        flags: u16::from_ne_bytes(*bytes.get(6..)?.first_chunk()?),
+        body: bytes.get(HEADER..length)?,
+        next: bytes.get(length.next_multiple_of(4)..).unwrap_or_default(),
+    })
 }
 
 fn malformed() -> io::Error {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::kernel::{KernelError, permission::Cause};
 
@@ -28,14 +28,30 @@ pub fn check(bpffs: &Path) -> Result<(), KernelError> {
         why,
         source: source.into(),
     })?;
-    let is_bpffs = rustix::fs::statfs(bpffs)
-        .is_ok_and(|status| u32::try_from(status.f_type).is_ok_and(|kind| kind == BPF_FS_MAGIC));
-    if is_bpffs {
+    if is_bpffs(bpffs) {
         Ok(())
     } else {
         Err(KernelError::NoBpffs {
             path: bpffs.to_owned(),
         })
+    }
+}
+
+/// Whether a directory is on a BPF file system.
+pub fn is_bpffs(path: &Path) -> bool {
+    rustix::fs::statfs(path)
+        .is_ok_and(|status| u32::try_from(status.f_type).is_ok_and(|kind| kind == BPF_FS_MAGIC))
+}
+
+/// Lets the process hold as many descriptors as it may: it holds two links for each interface.
+pub fn lift_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let lifted = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, lifted) {
+        tracing::debug!(%error, "the limit of open files stays");
     }
 }
 

@@ -19,6 +19,20 @@ use rustix::{
 
 use super::*;
 
+thread_local! {
+    /// Requests about interfaces: to netlink, and for the programs on one.
+    static QUESTIONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How often this thread has asked the kernel about interfaces.
+pub fn questions() -> usize {
+    QUESTIONS.get()
+}
+
+pub(super) fn count_question() {
+    QUESTIONS.set(QUESTIONS.get() + 1);
+}
+
 /// Runs a test in a network namespace of its own, with its own `/sys`, on a thread that ends with it.
 pub fn in_own_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {

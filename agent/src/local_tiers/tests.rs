@@ -12,9 +12,12 @@ use super::*;
 
 fn local() -> LocalTiers {
     LocalTiers {
+        controller_ports: [].into(),
+        resolvers: [].into(),
         controllers: vec!["10.66.9.10:7443".parse().unwrap()],
         failsafe_subnets: vec!["10.66.0.0/24".parse().unwrap()],
         failsafe_tcp_ports: vec![22],
+        dhcp_servers: Vec::new(),
         own_addresses: vec!["10.66.1.10".parse().unwrap()],
         other_ethertypes: OtherEthertypes::Drop,
         config_file: "/etc/bulkhead/agent.toml".into(),
@@ -60,7 +63,7 @@ fn allowed_by(
 }
 
 use Direction::{Egress, Ingress};
-use ProtocolSlot::{Tcp, Udp};
+use ProtocolSlot::{Other, Tcp, Udp};
 
 #[test]
 fn quarantine_leaves_the_way_to_the_controller_and_to_an_address_and_no_other() {
@@ -75,7 +78,13 @@ fn quarantine_leaves_the_way_to_the_controller_and_to_an_address_and_no_other() 
         lifeline
     );
     assert_eq!(allowed_by(&policy, Egress, "ff02::1:2", Udp, 547), lifeline);
-    assert_eq!(allowed_by(&policy, Ingress, "fe80::1", Udp, 546), lifeline);
+    // Of this host's own client alone, who may answer: the datapath knows which requests are open.
+    for server in ["198.51.100.7", "10.66.1.11", "fe80::1", "2001:db8::7"] {
+        let answered = allowed_by(&policy, Ingress, server, Other, local_service::DHCP_ANSWER);
+        assert_eq!(answered, lifeline, "{server}");
+        let renewed = allowed_by(&policy, Egress, server, Other, local_service::DHCP_RENEWAL);
+        assert_eq!(renewed, None, "{server}");
+    }
     for (direction, peer, slot, key) in [
         (Egress, "10.66.9.10", Tcp, 22),
         (Ingress, "10.66.9.10", Tcp, 7443),
@@ -83,6 +92,9 @@ fn quarantine_leaves_the_way_to_the_controller_and_to_an_address_and_no_other() 
         (Egress, "2001:db8::7", Udp, 547),
         (Ingress, "198.51.100.7", Udp, 68),
         (Ingress, "2001:db8::7", Udp, 546),
+        (Ingress, "fe80::1", Udp, 546),
+        // It claims an address of this host.
+        (Ingress, "10.66.1.10", Other, local_service::DHCP_ANSWER),
         (Ingress, "10.66.0.10", Tcp, 22),
     ] {
         let allowed = allowed_by(&policy, direction, peer, slot, key);
@@ -119,4 +131,23 @@ fn the_fingerprint_changes_with_the_rules() {
     assert_eq!(before.fingerprint(), after.fingerprint());
     after.failsafe_tcp_ports.push(2222);
     assert_ne!(before.fingerprint(), after.fingerprint());
+}
+
+#[test]
+fn no_policy_cuts_the_renewal_of_a_lease_and_only_named_servers_answer_where_some_are_named() {
+    let mut local = local();
+    let answer = local_service::DHCP_ANSWER;
+    let renewal = local_service::DHCP_RENEWAL;
+    let asked = |local: &LocalTiers, server| {
+        let policy = denying_in(Tier::Guardrail, local);
+        [(Ingress, answer), (Egress, renewal)]
+            .map(|(direction, key)| allowed_by(&policy, direction, server, Other, key))
+    };
+    let allowed = [Some(Tier::Lifeline), Some(Tier::Failsafe)];
+    assert_eq!(asked(&local, "198.51.100.7"), allowed);
+    local.dhcp_servers = vec!["10.66.1.0/24".parse().unwrap()];
+    assert_eq!(asked(&local, "10.66.1.11"), allowed);
+    for other in ["198.51.100.7", "fe80::1", "10.66.1.10"] {
+        assert_eq!(asked(&local, other), [None, None], "{other}");
+    }
 }

@@ -3,87 +3,136 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
+use proto::DEFAULT_PORT;
+use serde::{Deserialize, Serialize};
 use tokio::{net::lookup_host, time::timeout};
 use tracing::warn;
 
 use super::{StateDir, StateError};
-use crate::config::{ControllerAddress, ControllerList};
+use crate::{
+    config::{ControllerAddress, ControllerList},
+    resolvers,
+};
 
 const FILE: &str = "controllers.json";
 /// How long one name may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The configured controllers and what their names last stood for.
+/// The configured controllers and what is known of them beside.
 #[derive(Clone, Debug)]
 pub struct Controllers {
     configured: ControllerList,
-    known: BTreeMap<String, BTreeSet<SocketAddr>>,
+    kept: Kept,
+    /// What is known is not on disk yet.
+    is_unsaved: bool,
+}
+
+/// What is kept for the next start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+struct Kept {
+    /// What each configured name last stood for.
+    names: BTreeMap<String, BTreeSet<SocketAddr>>,
+    /// Where the controllers said that they can be reached.
+    announced: BTreeSet<SocketAddr>,
+    /// The ports of this host on which a controller was found to listen.
+    ports_here: BTreeSet<u16>,
+    /// The resolvers of this host, when they were last known.
+    resolvers: BTreeSet<IpAddr>,
+}
+
+/// What no policy may cut, so that this host and others reach the controllers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WayToControllers {
+    /// Every address that a controller may have, sorted, each once.
+    pub addresses: Vec<SocketAddr>,
+    /// The ports of this host on which a controller was found to listen.
+    pub ports_here: BTreeSet<u16>,
+    /// Who tells the addresses; empty where no controller is known by name.
+    pub resolvers: BTreeSet<IpAddr>,
 }
 
 impl Controllers {
     /// The configured controllers with what the state directory remembers.
     #[must_use]
     pub fn load(configured: &ControllerList, state: &StateDir) -> Self {
-        let known = state.read(FILE).and_then(|content| {
-            content.map_or(Ok(BTreeMap::new()), |content| {
-                serde_json::from_slice(&content).map_err(|error| StateError::Damaged {
-                    path: state.file(FILE),
-                    problem: error.to_string(),
-                    remedy: "it will be written again",
-                })
-            })
+        let kept = state.read(FILE).and_then(|content| {
+            content.map_or(Ok(Kept::default()), |content| read(&content, state))
         });
-        let mut known: BTreeMap<String, BTreeSet<SocketAddr>> = known.unwrap_or_else(|error| {
+        let mut kept = kept.unwrap_or_else(|error| {
             warn!(%error, "the controllers' last addresses are forgotten");
-            BTreeMap::new()
+            Kept::default()
         });
-        known.retain(|name, _| {
+        kept.names.retain(|name, _| {
             configured
                 .iter()
                 .any(|controller| controller.to_string() == *name)
         });
         Self {
             configured: configured.clone(),
-            known,
+            kept,
+            is_unsaved: false,
         }
     }
 
     /// Asks the resolver for each name; one that it cannot tell keeps its last addresses.
-    /// True when an address has changed.
-    pub async fn resolve(&mut self) -> bool {
-        let mut changed = false;
-        for controller in self.configured.iter() {
+    pub async fn resolve(&mut self) {
+        for controller in self.configured.clone().iter() {
             if controller.literal().is_some() {
                 continue;
             }
             match resolve_one(controller).await {
-                Ok(addresses) => {
-                    changed |= self.known.get(&controller.to_string()) != Some(&addresses);
-                    self.known.insert(controller.to_string(), addresses);
-                }
+                Ok(addresses) => self.change(|kept| {
+                    kept.names.insert(controller.to_string(), addresses);
+                }),
                 Err(error) => {
                     warn!(%controller, error, "a controller's name cannot be resolved; its last addresses are used");
                 }
             }
         }
-        changed
     }
 
-    /// Keeps what is known for the next start.
+    /// Reads which resolvers this host asks; where none is configured now, the last ones stay.
+    pub fn read_resolvers(&mut self) {
+        let resolvers = resolvers::of_this_host();
+        if !resolvers.is_empty() {
+            self.change(|kept| kept.resolvers = resolvers);
+        }
+    }
+
+    /// Takes what the controllers say of where they are; it takes the place of what they said before.
+    pub fn announce(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        let addresses = addresses.into_iter().collect();
+        self.change(|kept| kept.announced = addresses);
+    }
+
+    /// Takes the ports of this host on which a controller listens.
+    pub fn set_ports_here(&mut self, ports: BTreeSet<u16>) {
+        self.change(|kept| kept.ports_here = ports);
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Kept)) {
+        let before = self.kept.clone();
+        change(&mut self.kept);
+        self.is_unsaved |= self.kept != before;
+    }
+
+    /// Keeps what is known for the next start, if it is not kept yet.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub fn save(&self, state: &StateDir) -> Result<(), StateError> {
-        let content = serde_json::to_vec(&self.known).map_err(|error| StateError::Damaged {
-            path: state.file(FILE),
-            problem: error.to_string(),
-            remedy: "it will be written again",
-        })?;
-        state.replace(FILE, &content)
+    /// When it cannot be written; the next call tries again.
+    pub fn save(&mut self, state: &StateDir) -> Result<(), StateError> {
+        if !self.is_unsaved {
+            return Ok(());
+        }
+        let content = serde_json::to_vec(&self.kept).map_err(|error| damaged(state, &error))?;
+        state.replace(FILE, &content)?;
+        self.is_unsaved = false;
+        Ok(())
     }
 
     /// Every address that a controller may have, sorted, each once.
@@ -93,12 +142,60 @@ impl Controllers {
             .configured
             .iter()
             .filter_map(ControllerAddress::literal);
-        let resolved = self.known.values().flatten().copied();
+        let resolved = self.kept.names.values().flatten().copied();
         literal
             .chain(resolved)
+            .chain(self.kept.announced.iter().copied())
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect()
+    }
+
+    /// The ports on which a controller of this host may listen.
+    #[must_use]
+    pub fn ports(&self) -> BTreeSet<u16> {
+        let known = self.addresses().into_iter().map(|address| address.port());
+        known.chain([DEFAULT_PORT]).collect()
+    }
+
+    /// The ports of this host on which a controller was found to listen.
+    #[must_use]
+    pub fn ports_here(&self) -> &BTreeSet<u16> {
+        &self.kept.ports_here
+    }
+
+    /// What no policy may cut.
+    #[must_use]
+    pub fn way(&self) -> WayToControllers {
+        let is_named = self.configured.iter().any(|it| it.literal().is_none());
+        let resolvers = match is_named {
+            true => self.kept.resolvers.clone(),
+            false => BTreeSet::new(),
+        };
+        WayToControllers {
+            addresses: self.addresses(),
+            ports_here: self.kept.ports_here.clone(),
+            resolvers,
+        }
+    }
+}
+
+/// Reads the file; one of an earlier version has the names alone.
+fn read(content: &[u8], state: &StateDir) -> Result<Kept, StateError> {
+    serde_json::from_slice(content).or_else(|error| {
+        let names = serde_json::from_slice(content).map_err(|_| damaged(state, &error))?;
+        Ok(Kept {
+            names,
+            ..Kept::default()
+        })
+    })
+}
+
+fn damaged(state: &StateDir, error: &serde_json::Error) -> StateError {
+    StateError::Damaged {
+        path: state.file(FILE),
+        problem: error.to_string(),
+        remedy: "it will be written again",
     }
 }
 
@@ -143,17 +240,52 @@ mod tests {
             )
             .unwrap();
         let mut controllers = Controllers::load(&configured, &state);
-        assert!(!controllers.resolve().await);
+        controllers.resolve().await;
+        assert!(!controllers.is_unsaved);
         let addresses: Vec<SocketAddr> = vec![
             "10.0.0.1:7443".parse().unwrap(),
             "10.0.0.2:7000".parse().unwrap(),
         ];
         assert_eq!(controllers.addresses(), addresses);
+        controllers.set_ports_here([7443].into());
         controllers.save(&state).unwrap();
-        assert_eq!(
-            Controllers::load(&configured, &state).addresses(),
-            addresses
-        );
+        let loaded = Controllers::load(&configured, &state);
+        assert_eq!(loaded.addresses(), addresses);
+        assert_eq!(loaded.kept, controllers.kept);
+    }
+
+    #[tokio::test]
+    async fn announced_controllers_are_kept_until_they_announce_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        let configured = list(&["10.0.0.1"]);
+        let mut controllers = Controllers::load(&configured, &state);
+        let [own, first, second] =
+            ["10.0.0.1:7443", "10.0.0.8:7443", "[fd00::9]:443"].map(|it| it.parse().unwrap());
+        for announced in [first, second] {
+            controllers.announce([announced]);
+            controllers.save(&state).unwrap();
+            let loaded = Controllers::load(&configured, &state);
+            assert_eq!(loaded.addresses(), [own, announced]);
+        }
+        controllers.announce([]);
+        assert_eq!(controllers.way().addresses, [own]);
+        assert_eq!(controllers.ports(), [7443].into());
+    }
+
+    #[test]
+    fn resolvers_are_part_of_the_way_only_where_a_controller_is_known_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        let resolvers: BTreeSet<IpAddr> = ["10.0.0.53".parse().unwrap()].into();
+        for (address, expected) in [
+            ("controller.example.net", resolvers.clone()),
+            ("10.0.0.1", BTreeSet::new()),
+        ] {
+            let mut controllers = Controllers::load(&list(&[address]), &state);
+            controllers.change(|kept| kept.resolvers.clone_from(&resolvers));
+            assert_eq!(controllers.way().resolvers, expected, "{address}");
+        }
     }
 
     #[tokio::test]
@@ -161,8 +293,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::open(directory.path()).unwrap();
         let mut controllers = Controllers::load(&list(&["localhost:7001"]), &state);
-        assert!(controllers.resolve().await);
-        assert!(!controllers.resolve().await, "the same answer is no change");
+        controllers.resolve().await;
+        assert!(controllers.is_unsaved);
+        controllers.save(&state).unwrap();
+        controllers.resolve().await;
+        assert!(!controllers.is_unsaved, "the same answer is no change");
         assert!(
             controllers
                 .addresses()

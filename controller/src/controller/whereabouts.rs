@@ -1,6 +1,9 @@
 //! Where the controller is, for agents and for the guards.
 
-use std::net::SocketAddr;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::{Controller, blocking};
 use crate::{error::Result, own, state::State};
@@ -28,8 +31,10 @@ impl Controller {
         let mut addresses =
             blocking("reading this machine's addresses", own::of_this_machine).await?;
         let announced = self.announced.borrow();
-        addresses.extend(announced.iter().flatten().map(SocketAddr::ip));
+        let announced: BTreeSet<IpAddr> = announced.iter().flatten().map(SocketAddr::ip).collect();
+        addresses.extend(&announced);
         state.own.addresses = addresses;
+        state.own.announced = announced;
         Ok(())
     }
 }

@@ -335,6 +335,29 @@ fn the_host_on_which_the_controller_runs_is_told_by_its_addresses_its_session_or
 }
 
 #[test]
+fn an_operator_works_where_the_call_comes_from_or_at_the_far_end_of_its_session() {
+    let mut state = state(Vec::new());
+    state.own.addresses = from(&["10.1.0.99", "172.17.0.1"]);
+    state.own.announced = from(&["10.1.0.99"]);
+    let sources =
+        |caller: &str, said: &[&str]| state.operator_sources(caller.parse().unwrap(), from(said));
+    assert_eq!(
+        sources("192.0.2.7", &["198.51.100.1"]),
+        from(&["192.0.2.7"])
+    );
+    assert_eq!(
+        sources("127.0.0.1", &["198.51.100.1"]),
+        from(&["198.51.100.1"])
+    );
+    assert_eq!(
+        sources("10.1.0.99", &["198.51.100.1"]),
+        from(&["198.51.100.1"])
+    );
+    assert_eq!(sources("10.1.0.99", &[]), from(&["10.1.0.99"]));
+    assert_eq!(sources("127.0.0.1", &["127.0.0.1"]), from(&["10.1.0.99"]));
+}
+
+#[test]
 fn an_apply_that_closes_the_controllers_port_names_whom_it_cuts_off() {
     let mut state = state(vec![
         host(1, "db-1", "db", "10.1.0.1", None),

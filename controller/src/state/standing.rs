@@ -84,21 +84,27 @@ impl State {
         }
     }
 
-    /// Where an operator works: the far end of the call's connection, and what the operator's tool says
-    /// beside it. A call from the controller's own machine stands for that machine's addresses.
+    /// Where an operator works: the far end of the call's connection. For a call from the controller's
+    /// own machine it is what the operator's tool says of the session in which it runs; without that, the
+    /// address of the call, or the controller's announced addresses for one over loopback.
     pub fn operator_sources(
         &self,
         caller: IpAddr,
         said: impl IntoIterator<Item = IpAddr>,
     ) -> BTreeSet<IpAddr> {
-        let mut sources: BTreeSet<IpAddr> = said.into_iter().collect();
-        if caller.is_loopback() {
-            sources.extend(&self.own.addresses);
-        } else {
-            sources.insert(caller);
+        if !caller.is_loopback() && !self.own.addresses.contains(&caller) {
+            return BTreeSet::from([caller]);
         }
+        let mut sources: BTreeSet<IpAddr> = said.into_iter().collect();
         sources.retain(|source| !source.is_loopback() && !source.is_unspecified());
-        sources
+        if !sources.is_empty() {
+            return sources;
+        }
+        if caller.is_loopback() {
+            self.own.announced.clone()
+        } else {
+            BTreeSet::from([caller])
+        }
     }
 
     /// The names of the hosts that are connected, sorted.

@@ -11,6 +11,7 @@ mod agent;
 mod assertions;
 mod denials;
 mod enrolment;
+mod guards;
 mod policies;
 mod process;
 mod quarantine;

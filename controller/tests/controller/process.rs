@@ -62,6 +62,30 @@ async fn sigterm_ends_it_in_good_order() {
     assert!(child.wait().unwrap().success());
 }
 
+/// Their default is an end without a word.
+#[tokio::test]
+async fn sighup_reloads_and_sigusr1_and_sigusr2_end_nothing() {
+    let site = Site::stopped().await;
+    let mut child = serve(&site);
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    for (sent, word) in [
+        (Signal::USR1, "SIGUSR1 means nothing"),
+        (Signal::USR2, "SIGUSR2 means nothing"),
+        (Signal::HUP, "addresses are read again"),
+    ] {
+        signal(&child, sent);
+        let mut line = String::new();
+        while !line.contains(word) {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).unwrap(), 0, "it ended");
+        }
+    }
+    signal(&child, Signal::TERM);
+    let mut rest = String::new();
+    log.read_to_string(&mut rest).unwrap();
+    assert!(child.wait().unwrap().success(), "{rest}");
+}
+
 #[tokio::test]
 async fn two_controllers_on_one_directory_are_refused() {
     let site = Site::stopped().await;
@@ -139,6 +163,15 @@ fn init_prints_the_operators_file_and_refuses_to_do_it_twice() {
     assert!(output.status.success());
     let printed = String::from_utf8(output.stdout).unwrap();
     assert_eq!(printed.trim(), text(&data.join("operator-bob.toml")));
+    // What to do next, and the trap.
+    let said = String::from_utf8(output.stderr).unwrap();
+    for words in [
+        "Only this machine can reach",
+        "--address HOST:PORT",
+        "export BULKHEAD_OPERATOR=",
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
     let (code, said) = run(&arguments);
     assert_eq!(code, Some(78));
     assert!(said.contains("has a CA already"), "{said}");

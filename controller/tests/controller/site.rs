@@ -16,7 +16,7 @@ use proto::{
 };
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{sync::Notify, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
 
@@ -36,6 +36,8 @@ pub struct Site {
     _dir: TempDir,
     pub options: ServeOptions,
     pub ca_pem: String,
+    /// What SIGHUP does to the program.
+    pub reload: Arc<Notify>,
     operator: Credentials,
     running: Option<(String, CancellationToken, JoinHandle<anyhow::Result<()>>)>,
 }
@@ -73,13 +75,14 @@ impl Site {
                 keep_denials: 1_000_000,
                 grace: Duration::ZERO,
             },
+            reload: Arc::default(),
             running: None,
             _dir: dir,
         }
     }
 
     pub async fn start(&mut self) {
-        let app = App::start(self.options.clone(), Arc::default())
+        let app = App::start(self.options.clone(), Arc::clone(&self.reload))
             .await
             .unwrap();
         let (address, stop) = (app.address().to_string(), app.stop());

@@ -8,6 +8,7 @@ use crate::{
     decide::{
         Judge, SECOND,
         decision::{Decision, Note},
+        dhcp,
     },
     headers::protocol,
     layout::{Address, DeniedFlow, DeniedRecord, Event, FlowKey, Shared, budget, event_kind},
@@ -49,7 +50,11 @@ impl<T: Tables> Judge<'_, T> {
             Note::Logged => (event_kind::LOGGED, self.one(key, rule)),
             Note::Denied | Note::DeniedAlone => {
                 self.tables.count_rule(generation, rule, self.bytes);
-                let record = if opens {
+                // What comes to a port of DHCP is judged by what this host has asked meanwhile.
+                let record = if opens
+                    && !dhcp::has_port(key.protocol, key.remote_port)
+                    && !dhcp::has_port(key.protocol, key.local_port)
+                {
                     let staged_allows = *note == Note::DeniedAlone;
                     DeniedRecord::new(generation, self.direction, staged_allows, *ruling)
                 } else {

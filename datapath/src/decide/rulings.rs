@@ -59,7 +59,12 @@ impl<T: Tables> Judge<'_, T> {
 
     /// The cell of a flow: two class reads and one of the matrix, however many rules there are.
     #[inline(always)]
-    fn ruling<A: Address>(&self, opened: Direction, key: &FlowKey<A>, service: u16) -> MatrixCell
+    pub(super) fn ruling<A: Address>(
+        &self,
+        opened: Direction,
+        key: &FlowKey<A>,
+        service: u16,
+    ) -> MatrixCell
     where
         T: FamilyTables<A>,
     {

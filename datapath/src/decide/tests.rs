@@ -4,6 +4,7 @@
     reason = "a test that cannot be set up shall fail"
 )]
 
+mod dhcp;
 mod flows;
 mod fragments;
 mod limits;

@@ -53,6 +53,7 @@ pub(super) fn transport<P: Packet + ?Sized, A: Address>(
             if length < 8 || (extent.sight == Sight::Whole && at + length > extent.end) {
                 return Err(Reason::Malformed);
             }
+            headers.payload = ends;
         }
         protocol::TCP if extent.sight != Sight::Quoted => {
             let [offset, flags]: [u8; 2] = packet.load(at + 12).ok_or(Reason::Malformed)?;

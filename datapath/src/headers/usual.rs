@@ -79,6 +79,7 @@ fn with_ports<P: Packet + ?Sized, A>(
         protocol::UDP => {
             let length: [u8; 2] = packet.load(at + 4)?;
             headers.fragment_edge = 8;
+            headers.payload = at + 8;
             let length = u16::from_be_bytes(length);
             if length < 8 {
                 return None;

@@ -16,7 +16,7 @@ pub struct FlowKey<A> {
     pub local_port: u16,
     /// IANA number.
     pub protocol: u8,
-    /// Zero.
+    /// One of [`flow_kind`].
     pub zero: u8,
     /// Zero. Aligned: the kernel's verifier takes no other stores to the stack.
     pub zeros: u16,
@@ -185,6 +185,16 @@ impl Opener {
             Direction::Egress => Self::Local,
         }
     }
+}
+
+/// What an entry of the flow table stands for.
+pub mod flow_kind {
+    /// The packets of the key.
+    pub const PACKETS: u8 = 0;
+    /// An open exchange of this host's DHCP client; the ports are its transaction id.
+    pub const DHCP_EXCHANGE: u8 = 1;
+    /// A DHCP server that has answered this host; its address is the remote one.
+    pub const DHCP_SERVER: u8 = 2;
 }
 
 /// The states of a [`Flow`].

@@ -60,7 +60,7 @@ fn sweep<'a>(
     slot: ProtocolSlot,
     lists: impl Iterator<Item = (u32, &'a [PortSpan])>,
 ) -> Vec<(PortSpan, Vec<u32>)> {
-    let last_key = slot.last_key();
+    let last_key = slot.last_table_key();
     // What begins and what has ended at each key; behind the last key nothing matters.
     let mut edges: BTreeMap<u16, Vec<(u32, i32)>> = BTreeMap::new();
     edges.entry(0).or_default();

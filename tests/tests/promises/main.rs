@@ -5,12 +5,15 @@
 #![forbid(unsafe_code)]
 
 mod a_busy_host_learns_its_flows_before_it_enforces;
+mod a_confirmation_means_enforced;
+mod a_host_keeps_its_lease;
 mod a_host_that_cannot_enforce_says_why;
 mod a_packet_in_pieces_is_judged_as_a_whole;
 mod a_policy_cannot_lock_the_operator_out;
 mod a_policy_that_costs_the_controller_is_rolled_back;
 mod an_exception_ends_on_time;
 mod an_invalid_policy_never_replaces_a_valid_one;
+mod apply_says_who_would_lose_ssh;
 mod every_denial_names_its_rule;
 mod forgers_gain_nothing;
 mod installing_the_agent_cuts_only_what_policy_denies;
@@ -26,5 +29,6 @@ mod quarantine_outranks_everything;
 mod revoked_means_cut;
 mod scanners_see_what_policy_allows;
 mod the_demo_keeps_its_word;
+mod the_readmes_five_minutes;
 mod what_goes_wrong_on_the_way_is_heard;
 mod what_no_policy_allows_is_denied;

@@ -25,6 +25,10 @@ const DHCP_SERVER: HostSpec = HostSpec {
 /// Sent to every server in the subnet (RFC 8415).
 const ALL_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 
+/// A client's first message of DHCPv6, and the answer: type and transaction id.
+const SOLICIT: [u8; 4] = [1, 7, 7, 7];
+const ADVERTISE: [u8; 4] = [2, 7, 7, 7];
+
 #[test]
 fn and_its_ports_are_no_way_out() -> Result<()> {
     Lab::run_bare(&[HostSpec::WEB, DHCP_SERVER], |lab| {
@@ -54,22 +58,22 @@ fn and_dhcp_works_on_the_link() -> Result<()> {
         quarantine(lab)?;
         let (web, server) = (lab.namespace("web-1")?, lab.namespace("dhcp-1")?);
 
-        // A client takes the answer from a packet socket, which is before any verdict.
+        // Answers of IPv4 are in `a_host_keeps_its_lease`, with real clients.
         let servers = socket(server, (Ipv4Addr::UNSPECIFIED, 67))?;
         let client = socket(web, (Ipv4Addr::UNSPECIFIED, 68))?;
         client.set_broadcast(true)?;
         client.send_to(b"discover", (Ipv4Addr::BROADCAST, 67))?;
-        expect(&servers, "discover").context("a broadcast to the servers")?;
+        expect(&servers, b"discover").context("a broadcast to the servers")?;
 
         let servers = socket(server, (Ipv6Addr::UNSPECIFIED, 547))?;
         let client = socket(web, (Ipv6Addr::UNSPECIFIED, 546))?;
         servers.join_multicast_v6(&ALL_SERVERS, name_to_index(servers.as_fd(), "eth0")?)?;
         let scope = name_to_index(client.as_fd(), "eth0")?;
         let all = SocketAddrV6::new(ALL_SERVERS, 547, 0, scope);
-        client.send_to(b"solicit", all)?;
-        let from = expect(&servers, "solicit").context("a multicast to the servers")?;
-        servers.send_to(b"advertise", from)?;
-        expect(&client, "advertise").context("an answer from the server")?;
+        client.send_to(&SOLICIT, all)?;
+        let from = expect(&servers, &SOLICIT).context("a multicast to the servers")?;
+        servers.send_to(&ADVERTISE, from)?;
+        expect(&client, &ADVERTISE).context("an answer from the server")?;
         Ok(())
     })
 }
@@ -88,10 +92,10 @@ fn socket(at: &Namespace, address: impl Into<SocketAddr> + Send) -> Result<UdpSo
     socket.with_context(|| format!("making a socket in {}", at.name()))
 }
 
-fn expect(socket: &UdpSocket, words: &str) -> Result<SocketAddr> {
+fn expect(socket: &UdpSocket, words: &[u8]) -> Result<SocketAddr> {
     let mut buffer = [0; 64];
     let (length, from) = socket.recv_from(&mut buffer)?;
     let heard = &buffer[..length];
-    ensure!(heard == words.as_bytes(), "heard {heard:?}");
+    ensure!(heard == words, "heard {heard:?}");
     Ok(from)
 }

@@ -35,8 +35,12 @@ const MODULES: [&str; 13] = [
     "sctp",
 ];
 
-/// The programs under test, and the test.
-pub struct Programs(Vec<(String, PathBuf)>);
+/// The programs under test, and the one that the machine is booted for.
+pub struct Programs {
+    /// The name of the latter.
+    pub main: &'static str,
+    files: Vec<(String, PathBuf)>,
+}
 
 impl Programs {
     /// Finds the programs that were built with a test program.
@@ -47,13 +51,33 @@ impl Programs {
     pub fn beside(test: &Path) -> Result<Self> {
         // Test programs are in `deps`, below the others.
         let directory = test.ancestors().nth(2).unwrap_or(test);
-        let mut programs = vec![(TEST.to_owned(), test.to_owned())];
+        Self::new(TEST, test, directory)
+    }
+
+    /// Finds a program, and those under test in a directory.
+    ///
+    /// # Errors
+    ///
+    /// One was not built.
+    pub fn new(main: &'static str, path: &Path, directory: &Path) -> Result<Self> {
+        let mut files = vec![(main.to_owned(), path.to_owned())];
         for name in ["bulkhead", "bulkhead-agent", "bulkhead-controller"] {
             let path = directory.join(name);
             ensure!(path.is_file(), "{} is not built", path.display());
-            programs.push((name.to_owned(), path));
+            files.push((name.to_owned(), path));
         }
-        Ok(Self(programs))
+        Ok(Self { main, files })
+    }
+
+    /// Takes another build of a program under test.
+    #[must_use]
+    pub fn with(mut self, name: &str, path: PathBuf) -> Self {
+        for (of, file) in &mut self.files {
+            if of == name {
+                file.clone_from(&path);
+            }
+        }
+        self
     }
 }
 
@@ -71,7 +95,7 @@ pub fn make(kernel: &Kernel, files: &Files, programs: &Programs) -> Result<PathB
         }
         _ => {}
     }
-    for (name, path) in &programs.0 {
+    for (name, path) in &programs.files {
         let target = tree.join("programs").join(name);
         copy_program(path, &target, &tree)?;
         // Most of what the compiler has written is for debuggers, and the machine has little memory.

@@ -1,4 +1,4 @@
-//! An emulated machine: needs no virtualisation of this one, boots a kernel, runs the test and ends.
+//! An emulated machine: needs no virtualisation of this one, boots a kernel, runs a program and ends.
 
 use std::{
     fs,
@@ -29,6 +29,8 @@ pub struct Machine<'a> {
     kernel: &'a Kernel,
     image: PathBuf,
     initramfs: PathBuf,
+    /// What its first program runs.
+    main: &'static str,
 }
 
 impl<'a> Machine<'a> {
@@ -43,15 +45,16 @@ impl<'a> Machine<'a> {
             kernel,
             initramfs: image::make(kernel, &files, programs)?,
             image: files.image,
+            main: programs.main,
         })
     }
 
-    /// Boots, waits for the end, and looks whether the test has passed.
+    /// Boots, waits for the end, and looks whether the program has ended well; what the console showed.
     ///
     /// # Errors
     ///
     /// It has not, or not in time: what the console showed is printed.
-    pub fn run(&self) -> Result<()> {
+    pub fn run(&self) -> Result<String> {
         let Kernel { version, suite } = self.kernel;
         let console = work_directory(self.kernel).join("console.log");
         let mut qemu = self.command(&console);
@@ -68,7 +71,7 @@ impl<'a> Machine<'a> {
         let end = match ended {
             Some(status) if status.success() && passed => {
                 eprintln!("passed on Linux {version} of Debian {suite}, in {seconds} s");
-                return Ok(());
+                return Ok(shown.into_owned());
             }
             Some(status) => status.to_string(),
             None => format!("killed after {seconds} s"),
@@ -79,7 +82,8 @@ impl<'a> Machine<'a> {
             command::line(&qemu)
         );
         bail!(
-            "the test of what depends on the kernel failed on Linux {version} of Debian {suite}: above is what its console showed, also in {}",
+            "`{}` failed on Linux {version} of Debian {suite}: above is what its console showed, also in {}",
+            self.main,
             console.display()
         )
     }
@@ -101,7 +105,8 @@ impl<'a> Machine<'a> {
             // What the kernel does not know of this becomes its first program's environment.
             .arg("-append")
             .arg(format!(
-                "console=ttyS0 quiet panic=-1 mitigations=off PASSED={PASSED}"
+                "console=ttyS0 quiet panic=-1 mitigations=off PASSED={PASSED} PROGRAM={}",
+                self.main
             ));
         qemu
     }

@@ -28,6 +28,11 @@ pub enum SessionError {
     /// The controller did not answer an ack: with the new policy in force it may be out of reach.
     #[error("the controller did not answer with the new policy in force")]
     Unheard,
+    /// The address that the connection comes from is no longer this host's.
+    #[error(
+        "this host has lost the address that its connection to the controller came from: it connects anew"
+    )]
+    Renumbered,
     /// This host's certificate is too old to show.
     #[error("the host's certificate has expired; give it a new token (`bulkhead token create`)")]
     Expired(#[source] EnrolError),

@@ -307,7 +307,7 @@ fn a_policy_in_the_kernel_is_not_refused_when_a_hook_does_not_change_hands() {
             assert_eq!(taken.unwrap().digest, digest);
             assert_eq!(machine.enforced(&task), machine.revision);
             assert!(task.enforcer.has_predecessor());
-            task.look_after();
+            task.look_after(&Changed::anything());
             assert!(!task.enforcer.has_predecessor(), "at the next look");
             assert_eq!(layouts(&machine.bpffs.pin_dir()), ["v1"]);
             machine.wire.check("with its own");
@@ -334,7 +334,7 @@ fn an_upgrade_without_the_policy_on_disk_leaves_the_other_version_in_force_until
             assert_eq!(seen.predecessor.as_deref(), Some("v0"));
             assert_eq!(seen.interfaces, [INTERFACE]);
             assert_eq!(task.facts.borrow().applied, None);
-            task.look_after();
+            task.look_after(&Changed::anything());
             let policy = machine.policy();
             let (taken, _) = machine.watch(None, || task.take(policy));
             taken.unwrap();

@@ -27,7 +27,8 @@ pub(super) fn veth(name: &str) -> Interface {
 }
 
 pub(super) fn interface(name: &str) -> Interface {
-    let Survey { mut policed, .. } = interfaces::survey(&[name.to_owned()]).unwrap();
+    let network = Network::read().unwrap();
+    let Survey { mut policed, .. } = network.survey(&[name.to_owned()]);
     policed.remove(0)
 }
 
@@ -255,9 +256,10 @@ fn the_addresses_of_a_bridge_are_those_of_its_policed_port() {
         ip("link add br0 type bridge");
         ip("link set bh0 master br0");
         ip("addr add 10.9.1.1/24 dev br0");
-        let enforcer = enforcer(&bpffs, HookingChoice::Tcx, &["bh0"]);
+        let mut enforcer = enforcer(&bpffs, HookingChoice::Tcx, &["bh0"]);
+        enforcer.list_network().unwrap();
         let address: IpAddr = "10.9.1.1".parse().unwrap();
-        assert_eq!(enforcer.addresses().unwrap(), [address]);
+        assert_eq!(enforcer.addresses(), [address]);
     });
 }
 
@@ -272,13 +274,14 @@ fn every_address_of_the_host_is_known_and_those_of_policed_interfaces_name_it() 
         ip("link set lo up");
         ip("addr add 10.9.9.9/32 dev lo");
         ip("addr add fd00::9/128 dev lo");
-        let enforcer = enforcer(&bpffs, HookingChoice::Tcx, &["bh0"]);
+        let mut enforcer = enforcer(&bpffs, HookingChoice::Tcx, &["bh0"]);
+        enforcer.list_network().unwrap();
         let addresses = |texts: &[&str]| -> Vec<IpAddr> {
             texts.iter().map(|text| text.parse().unwrap()).collect()
         };
-        assert_eq!(enforcer.addresses().unwrap(), addresses(&["10.9.1.1"]));
+        assert_eq!(enforcer.addresses(), addresses(&["10.9.1.1"]));
         let all = ["10.9.1.1", "10.9.9.9", "172.18.0.1", "fd00::9"];
-        assert_eq!(enforcer.local_addresses().unwrap(), addresses(&all));
+        assert_eq!(enforcer.local_addresses(), addresses(&all));
     });
 }
 
@@ -290,9 +293,11 @@ fn an_interface_with_addresses_that_cannot_be_policed_is_told() {
         ip("link set tun0 up");
         // Nothing passes this one.
         ip("addr add 10.9.2.2/32 dev lo");
-        let survey = interfaces::survey(&[]).unwrap();
+        let survey = Network::read().unwrap().survey(&[]);
         assert!(survey.policed.is_empty());
-        assert_eq!(survey.unfit, [("tun0".to_owned(), Unfit::LeftOut)]);
+        assert_eq!(survey.unpoliced.len(), 1);
+        assert_eq!(survey.unpoliced[0].name, "tun0");
+        assert_eq!(survey.unpoliced[0].reason, Reason::NotEthernet);
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().display();
         let config =
@@ -300,10 +305,10 @@ fn an_interface_with_addresses_that_cannot_be_policed_is_told() {
         let status = Status::look(&toml::from_str(&config).unwrap()).unwrap();
         let shown = status.to_string();
         assert!(
-            shown.contains("not policed       tun0 (carries no Ethernet frames)\n"),
+            shown.contains("\nnot policed       tun0 (carries no Ethernet frames"),
             "{shown}"
         );
         let json = serde_json::to_value(&status).unwrap();
-        assert_eq!(json["not_policed"]["tun0"], "carries no Ethernet frames");
+        assert_eq!(json["not_policed"]["tun0"]["reason"], "not-ethernet");
     });
 }
