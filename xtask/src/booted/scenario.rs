@@ -228,7 +228,7 @@ impl World {
             )?;
             self.is_active("bulkhead-agent")?;
         }
-        for verb in ["stop", "start", "restart"] {
+        for verb in ["reload", "stop", "start", "restart"] {
             self.host
                 .shell
                 .succeed(&format!("systemctl {verb} bulkhead-agent"))?;
@@ -239,7 +239,7 @@ impl World {
             "test \"$(systemctl show --property=NRestarts --value bulkhead-controller)\" = 1",
             LONG,
         )?;
-        for verb in ["stop", "start", "restart"] {
+        for verb in ["reload", "stop", "start", "restart"] {
             shell.succeed(&format!("systemctl {verb} bulkhead-controller"))?;
         }
         probes.stop("while the agent was killed, hung, stopped, started and restarted")
