@@ -643,7 +643,7 @@ async fn the_addresses_of_a_name_are_kept_at_the_enrollment() {
     assert!(known.contains(&controller.address), "{known:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_loses_the_address_of_its_connection_connects_anew_at_once() {
     let (mut controller, mut agent, stream) = Agent::connected().await;
     // The connection to the test's controller comes from 127.0.0.1.
@@ -664,7 +664,7 @@ async fn a_host_that_loses_the_address_of_its_connection_connects_anew_at_once()
     agent.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_what_is_protected_is_reported_and_a_policy_acknowledged_once_it_protects() {
     let mut controller = TestController::start(0).await;
     let mut agent = Agent::start(&controller);
