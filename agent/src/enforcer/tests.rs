@@ -38,6 +38,7 @@ mod flips;
 mod flows;
 mod frames;
 mod one_address;
+mod planted;
 mod random;
 mod upkeep;
 pub mod wire;
