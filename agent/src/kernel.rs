@@ -58,6 +58,9 @@ pub use standing::Disturbance;
 /// The object that the build script made of the `agent-ebpf` crate.
 const OBJECT: &[u8] = aya::include_bytes_aligned!(env!("BULKHEAD_EBPF_OBJECT"));
 
+/// The name of the directory in bpffs that has the pin directories of all versions.
+const ALL_VERSIONS: &str = "bulkhead";
+
 const HOOKS: [Hook; 2] = [
     Hook {
         name: "ingress",
@@ -352,7 +355,14 @@ pub fn detach(pin_dir: &Path, interfaces: &[Interface]) -> Result<(), KernelErro
         remove_pins(&pin_dir)?;
     }
     detach::detach(pin_dir, interfaces)?;
-    remove_pins(pin_dir)
+    remove_pins(pin_dir)?;
+    match pin_dir.parent() {
+        // The directory of all versions, when it is empty; it stays where something else is in it.
+        Some(all) if all.ends_with(ALL_VERSIONS) && entries(all)?.is_empty() => {
+            remove_directory(all)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes a pin directory of which no link is needed any more. GENERATION goes first: without it the rest
