@@ -191,3 +191,67 @@ fn no_policy_cuts_the_renewal_of_a_lease_and_only_named_servers_answer_where_som
         assert_eq!(asked(&local, other), [None, None], "{other}");
     }
 }
+
+#[test]
+fn no_packet_comes_from_an_address_that_nobody_on_the_wire_has() {
+    let mut local = local();
+    local.failsafe_subnets = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+    local.own_addresses.push("fd66:1::10".parse().unwrap());
+    // A policy that lets everything in.
+    let mut policy = denying_in(Tier::Guardrail, &local);
+    for rule in &mut policy.rules {
+        if rule.tier == Tier::Guardrail {
+            rule.action = Action::Allow;
+        }
+    }
+    for source in [
+        "0.0.0.1",
+        "127.0.0.1",
+        "127.255.255.255",
+        "224.0.0.1",
+        "239.1.2.3",
+        "240.0.0.1",
+        "255.255.255.255",
+        "10.66.1.10",
+        "::",
+        "::1",
+        "::10.0.0.1",
+        "::ffff:127.0.0.1",
+        "::ffff:10.66.1.10",
+        "::ffff:198.51.100.7",
+        "ff02::1",
+        "ff0e::7",
+        "fd66:1::10",
+    ] {
+        for (slot, key) in [(Tcp, 22), (Tcp, 443), (Udp, 67), (ProtocolSlot::Other, 47)] {
+            let allowed = allowed_by(&policy, Ingress, source, slot, key);
+            assert_eq!(allowed, None, "{source} {slot}/{key}");
+        }
+    }
+    for source in [
+        "10.66.1.11",
+        "198.51.100.7",
+        "fd66:1::11",
+        "fe80::1",
+        "2001:db8::1",
+    ] {
+        let allowed = allowed_by(&policy, Ingress, source, Tcp, 443);
+        assert_eq!(allowed, Some(Tier::Guardrail), "{source}");
+        let allowed = allowed_by(&policy, Ingress, source, Tcp, 22);
+        assert_eq!(allowed, Some(Tier::Failsafe), "{source}");
+    }
+    // A DHCP client without an address, where policy lets it ask this host.
+    let discover = allowed_by(&policy, Ingress, "0.0.0.0", Udp, 67);
+    assert_eq!(discover, Some(Tier::Guardrail));
+    for (slot, key) in [(Tcp, 443), (Tcp, 67), (Udp, 68), (Udp, 53)] {
+        assert_eq!(allowed_by(&policy, Ingress, "0.0.0.0", slot, key), None);
+    }
+    assert_eq!(
+        allowed_by(&policy, Egress, "::ffff:10.0.0.1", Tcp, 443),
+        None
+    );
+    assert_eq!(
+        allowed_by(&policy, Egress, "224.0.0.251", Udp, 5353),
+        Some(Tier::Guardrail)
+    );
+}
