@@ -91,7 +91,7 @@ fn signals_that_mean_nothing_end_nothing_and_a_mistake_in_the_configuration_chan
         lab.serve("web-1", &[Tcp(8080), Tcp(2222)])?;
         lab.apply(&policy(&[NOTHING]))?;
         let agent = lab.agent("web-1")?;
-        for signal in [Signal::USR1, Signal::USR2, Signal::ALARM, Signal::HUP] {
+        for signal in [Signal::USR1, Signal::USR2, Signal::ALARM] {
             agent.daemon().signal(signal)?;
         }
         agent.configure(|config| {
