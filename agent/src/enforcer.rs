@@ -10,13 +10,13 @@ use std::{
 };
 
 use datapath::{Direction, Verdict, layout::WORLD};
-use policy::{HostPolicy, Revision, Timestamp, classify::TooLarge};
+use policy::{Action, HostPolicy, PeerMatch, Revision, Tier, Timestamp, classify::TooLarge};
 
 use self::inspection::counters_of;
 pub use self::inspection::{Counters, Inspection};
 use crate::{
     brief::brief,
-    config::{Behaviour, HookingChoice},
+    config::{Behaviour, HookingChoice, OtherEthertypes},
     denial_reader::DenialReader,
     error::with_causes,
     exceptions,
@@ -147,6 +147,18 @@ fn of_this_host(
     local.fingerprint() ^ TABLES_VERSION.rotate_right(8) ^ last_end.0 ^ fingerprint(behaviour)
 }
 
+/// What becomes of frames that no rule speaks of: in quarantine they are dropped, whatever the setting says.
+fn other_ether_types(policy: &HostPolicy, local: &LocalTiers) -> u32 {
+    let is_quarantined = policy.rules.iter().any(|rule| {
+        rule.tier == Tier::Quarantine && rule.action == Action::Deny && rule.peers == PeerMatch::Any
+    });
+    if is_quarantined {
+        OtherEthertypes::Drop.number()
+    } else {
+        local.other_ethertypes.number()
+    }
+}
+
 /// The host's enforcement.
 pub struct Enforcer {
     options: EnforcerOptions,
@@ -263,7 +275,7 @@ impl Enforcer {
             limits: self.options.behaviour.limits,
             // Without a policy yet, what passes may be of flows from before the agent.
             learn: policy.revision == Revision::default(),
-            other_ether_types: local.other_ethertypes.number(),
+            other_ether_types: other_ether_types(policy, local),
         };
         let settings = self.maps.live()?;
         if let Some(settings) = settings

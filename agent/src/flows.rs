@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use datapath::{
     headers::protocol,
-    layout::{Opener, flow_kind, flow_state},
+    layout::{Grounds, Opener, flow_kind, flow_state},
 };
 use policy::service::literal::protocol_word;
 use serde::Serialize;
@@ -86,7 +86,7 @@ impl From<KnownFlow> for FlowLine {
             remote_port: has_ports.then_some(key.remote_port),
             local_address: key.local,
             local_port: has_ports.then_some(key.local_port),
-            state: match (key.zero, record.state()) {
+            state: match (key.kind, record.state()) {
                 // Its ports are the transaction id.
                 (flow_kind::DHCP_EXCHANGE, _) => "dhcp exchange",
                 (flow_kind::DHCP_SERVER, _) => "dhcp server",
@@ -95,10 +95,13 @@ impl From<KnownFlow> for FlowLine {
                 (_, flow_state::CLOSING) => "closing",
                 (_, _) => "revoked",
             },
-            opened_by: match record.opener() {
-                Opener::Remote => "remote",
-                Opener::Local => "local",
-                Opener::Unknown => "unknown",
+            opened_by: match (record.grounds(), record.opener()) {
+                (Grounds::Seen, Opener::Remote) => "remote",
+                (Grounds::Seen, Opener::Local) => "local",
+                (_, Opener::Remote) => "remote, guessed",
+                (_, Opener::Local) => "local, guessed",
+                (_, Opener::Unknown) => "unknown",
+                (_, Opener::Both) => "both",
             },
             generation: record.generation(),
             idle_seconds: idle.as_secs(),

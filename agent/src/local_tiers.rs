@@ -130,7 +130,7 @@ impl LocalTiers {
                 "controller",
                 Direction::Ingress,
                 Action::Allow,
-                PeerMatch::Any,
+                self.real_sources(&everywhere()),
                 ports(ProtocolSlot::Tcp, [port]),
             )
         }));
@@ -153,7 +153,7 @@ impl LocalTiers {
                 "operators",
                 Direction::Ingress,
                 Action::Allow,
-                of_subnets(self.failsafe_subnets.iter().copied()),
+                self.real_sources(&self.failsafe_subnets),
                 ports(ProtocolSlot::Tcp, self.failsafe_tcp_ports.iter().copied()),
             ));
         }
@@ -167,7 +167,71 @@ impl LocalTiers {
                 Vec::new(),
             ));
         }
+        rules.extend(self.martians());
         rules
+    }
+
+    /// Sources that nobody on a wire has: unspecified, loopback, multicast, reserved, and IPv4 addresses inside of
+    /// IPv6 ones, which the host's own sockets show for IPv4 peers. A DHCP client that has no address yet sends
+    /// its requests from 0.0.0.0 (RFC 2131, section 4.1): to their port policy decides. Duplicate address
+    /// detection and multicast reports from `::` pass before any rule.
+    fn martians(&self) -> [Rule; 3] {
+        let rule = |name, direction, peers, ports| {
+            let (tier, action) = (Tier::AntiSpoofing, Action::Deny);
+            self.rule(tier, name, direction, action, peers, ports)
+        };
+        let unspecified = IpNet::from(IpAddr::from(Ipv4Addr::UNSPECIFIED));
+        let all = |slot| PortSpan {
+            slot,
+            first: 0,
+            last: u16::MAX,
+        };
+        let mut but_dhcp = [
+            ProtocolSlot::Tcp,
+            ProtocolSlot::Sctp,
+            ProtocolSlot::Icmp,
+            ProtocolSlot::Icmpv6,
+            ProtocolSlot::Other,
+        ]
+        .map(all)
+        .to_vec();
+        but_dhcp.push(PortSpan {
+            last: 66,
+            ..all(ProtocolSlot::Udp)
+        });
+        but_dhcp.push(PortSpan {
+            first: 68,
+            ..all(ProtocolSlot::Udp)
+        });
+        but_dhcp.sort();
+        let mapped = martian_subnets().into_iter().filter(is_mapped);
+        [
+            rule(
+                "martian-sources",
+                Direction::Ingress,
+                excepting(&martian_subnets(), &[unspecified]),
+                Vec::new(),
+            ),
+            rule(
+                "martian-sources",
+                Direction::Ingress,
+                of_subnets([unspecified]),
+                but_dhcp,
+            ),
+            rule(
+                "martian-destinations",
+                Direction::Egress,
+                of_subnets(mapped),
+                Vec::new(),
+            ),
+        ]
+    }
+
+    /// Subnets without the sources that are nobody's or this host's own.
+    fn real_sources(&self, subnets: &[IpNet]) -> PeerMatch {
+        let own = self.own_addresses.iter().copied().map(IpNet::from);
+        let unreal: Vec<IpNet> = own.chain(martian_subnets()).collect();
+        excepting(subnets, &unreal)
     }
 
     /// DHCP (RFC 2131) and DHCPv6 (RFC 8415) of this host's own client. Requests leave to where clients without an
@@ -210,40 +274,12 @@ impl LocalTiers {
         ]
     }
 
-    /// Who may answer this host's DHCP client: never who claims an address of this host.
+    /// Who may answer this host's DHCP client: never who claims an address of this host, or nobody's.
     fn dhcp_servers(&self) -> PeerMatch {
-        let everywhere = [
-            IpNet::from(Ipv4Net::default()),
-            IpNet::from(Ipv6Net::default()),
-        ];
-        let servers = if self.dhcp_servers.is_empty() {
-            &everywhere[..]
+        if self.dhcp_servers.is_empty() {
+            self.real_sources(&everywhere())
         } else {
-            &self.dhcp_servers
-        };
-        let mut own: Vec<IpNet> = self
-            .own_addresses
-            .iter()
-            .copied()
-            .map(IpNet::from)
-            .collect();
-        own.sort();
-        let mut subnets: Vec<SubnetMatch> = servers
-            .iter()
-            .map(|subnet| SubnetMatch {
-                subnet: *subnet,
-                except: own
-                    .iter()
-                    .filter(|address| subnet.contains(*address))
-                    .copied()
-                    .collect(),
-            })
-            .collect();
-        subnets.sort();
-        subnets.dedup();
-        PeerMatch::Of {
-            identities: Vec::new(),
-            subnets,
+            self.real_sources(&self.dhcp_servers)
         }
     }
 
@@ -276,6 +312,52 @@ impl LocalTiers {
             expires: None,
             origin,
         }
+    }
+}
+
+fn everywhere() -> [IpNet; 2] {
+    [Ipv4Net::default().into(), Ipv6Net::default().into()]
+}
+
+/// Sources that nobody on a wire has (RFC 6890, RFC 4291).
+fn martian_subnets() -> Vec<IpNet> {
+    let v4 = [([0, 0, 0, 0], 8), ([127, 0, 0, 0], 8), ([224, 0, 0, 0], 3)];
+    // The first holds the unspecified and the loopback address.
+    let v6 = [
+        (Ipv6Addr::UNSPECIFIED, 96),
+        (Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(), 96),
+        (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
+    ];
+    let v4 = v4.map(|(network, bits)| Ipv4Net::new_assert(network.into(), bits).into());
+    let v6 = v6.map(|(network, bits)| Ipv6Net::new_assert(network, bits).into());
+    v4.into_iter().chain(v6).collect()
+}
+
+fn is_mapped(subnet: &IpNet) -> bool {
+    matches!(subnet, IpNet::V6(subnet) if subnet.network().to_ipv4_mapped().is_some())
+}
+
+/// Subnets without others.
+fn excepting(subnets: &[IpNet], others: &[IpNet]) -> PeerMatch {
+    let mut others = others.to_vec();
+    others.sort();
+    others.dedup();
+    let mut subnets: Vec<SubnetMatch> = subnets
+        .iter()
+        .map(|subnet| SubnetMatch {
+            subnet: subnet.trunc(),
+            except: others
+                .iter()
+                .filter(|other| subnet.contains(*other))
+                .copied()
+                .collect(),
+        })
+        .collect();
+    subnets.sort();
+    subnets.dedup();
+    PeerMatch::Of {
+        identities: Vec::new(),
+        subnets,
     }
 }
 

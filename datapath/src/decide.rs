@@ -12,15 +12,17 @@ mod glance;
 mod report;
 mod rulings;
 
+pub(crate) use self::decision::Found;
+
 use crate::{
     decide::{
-        decision::{Decision, Found, Note, Outcome},
+        decision::{Decision, Note, Outcome},
         glance::Glance,
     },
     headers::{self, Dhcp, Headers, Link, Network, Part, protocol, tcp_flag},
     layout::{
-        Address, Direction, Flow, FlowKey, FlowRecord, Ipv4, Ipv6, Opener, Shared, Traffic,
-        flow_state, other_ether_types,
+        Address, Direction, Flow, FlowKey, FlowRecord, Grounds, Ipv4, Ipv6, MatrixCell, Opener,
+        Shared, Traffic, flow_state, other_ether_types,
     },
     packet::Packet,
     reason::Reason,
@@ -47,10 +49,16 @@ const fn has_ports(number: u8) -> bool {
     matches!(number, protocol::TCP | protocol::UDP | protocol::SCTP)
 }
 
+/// Whether flows of this protocol are connections, which have a packet of their own to open them.
+#[inline(always)]
+const fn is_connection(number: u8) -> bool {
+    matches!(number, protocol::TCP | protocol::SCTP)
+}
+
 /// Whether a packet would open a flow with ports, so that its key and direction tell all that it asks for.
 #[inline(always)]
 fn opens<A: Copy>(headers: &Headers<A>) -> bool {
-    has_ports(headers.protocol) && (headers.protocol != protocol::TCP || headers.is_opening_syn())
+    headers.protocol == protocol::UDP || headers.is_opening_syn()
 }
 
 /// Judges one packet, counts it, keeps its flow and reports what is denied.
@@ -128,12 +136,13 @@ impl<T: Tables> Judge<'_, T> {
             self.follow_first(headers)?;
         }
         let key = headers.flow_key(self.direction);
+        headers.found = Found::Nothing;
         let mut decision = if glance == Glance::NoFlow {
-            Decision::open(Found::Nothing)
+            Decision::quiet()
         } else {
             self.known(headers, &key)
         };
-        if decision.found != Found::Flow {
+        if headers.found != Found::Flow {
             if headers.part == Part::Later {
                 return Err(Reason::FragmentOrphan);
             }
@@ -141,7 +150,7 @@ impl<T: Tables> Judge<'_, T> {
                 return Ok(Reason::Related);
             }
             self.look_for_dhcp(packet, headers, &key);
-            decision = self.unknown(headers, &key, decision.found);
+            decision = self.unknown(headers, &key);
         }
         if headers.part == Part::First {
             self.keep_first(headers, decision.outcome.is_ok());
@@ -166,32 +175,29 @@ impl<T: Tables> Judge<'_, T> {
         }
     }
 
-    /// A packet of a flow in the table.
+    /// A packet of a flow in the table. Where there is none that it is of, `found` says so.
     #[inline(never)]
-    fn known<A: Address>(&self, headers: &Headers<A>, key: &FlowKey<A>) -> Decision
+    fn known<A: Address>(&self, headers: &mut Headers<A>, key: &FlowKey<A>) -> Decision
     where
         T: FamilyTables<A>,
     {
         let Some(flow) = self.tables.flow(key) else {
-            return Decision::open(Found::Nothing);
+            return Decision::quiet();
         };
         let flow = &*flow;
         if self.forgets(flow, headers) {
-            return Decision::open(if self.goes_on(flow) {
-                Found::Another
-            } else {
-                Found::Nothing
-            });
+            return Decision::quiet();
+        }
+        if self.direction == Direction::Egress && headers.is_accepting() {
+            self.accept(flow);
         }
         let mut decision = Decision::quiet();
         let generation = self.generation;
         let found = flow.record.get();
         let mut record = found;
-        if record.generation() != generation
-            || record.state() == flow_state::REVOKED
-            || self.expired(flow)
-        {
-            let cell = self.opened_by(key, record.opener(), record.service());
+        let is_judged = record.generation() == generation && record.state() != flow_state::REVOKED;
+        if !is_judged {
+            let cell = self.again(key, record);
             if !cell.enforced.allows() {
                 // The entry stays, or the next packet would be taken for one of a connection that
                 // was there before the agent. One that the opener keeps trying stays fresh.
@@ -211,13 +217,7 @@ impl<T: Tables> Judge<'_, T> {
             record = record.with(generation, state);
             decision = Decision::allowed(cell, false, Reason::Allowed);
         }
-        if headers.has_any_tcp_flag(ENDS) {
-            record = record.with(generation, flow_state::CLOSING);
-        } else if record.state() == flow_state::NEW
-            && record.opener() != Opener::sender(self.direction)
-        {
-            record = record.with(generation, flow_state::ESTABLISHED);
-        }
+        record = self.moves_on(flow, record, headers);
         if record != found || self.is_stale(flow) {
             flow.record.set(record);
             flow.last_seen.set(self.now);
@@ -227,12 +227,86 @@ impl<T: Tables> Judge<'_, T> {
         decision
     }
 
+    /// Changes what is known of a flow when the host's stack accepts a connection: it takes none from the other
+    /// end while it has one on these ports. Where it has sent a SYN itself and not gone on from there, both
+    /// ends open it (RFC 9293, simultaneous open). Then, and where it was not the other end that this generation
+    /// has let open it, the flow is to be judged again. A function of the kernel's must return a number.
+    #[inline(never)]
+    fn accept(&self, flow: &Flow) -> bool {
+        let record = flow.record.get();
+        let is_new = record.state() == flow_state::NEW;
+        let is_revoked = record.state() == flow_state::REVOKED;
+        let opens = record.grounds() == Grounds::Seen && record.opener() != Opener::Remote;
+        let (opener, state) = if opens && is_new && !self.expired(flow) {
+            (Opener::Both, flow_state::NEW)
+        } else if is_revoked {
+            (Opener::Remote, flow_state::REVOKED)
+        } else {
+            (Opener::Remote, flow_state::ESTABLISHED)
+        };
+        let is_asked_for =
+            record.opener() == Opener::Remote && (record.grounds() == Grounds::Seen || is_new);
+        let generation = if is_asked_for { record.generation() } else { 0 };
+        let accepted = record
+            .with(generation, state)
+            .opened_by(opener, Grounds::Seen);
+        flow.record.set(accepted);
+        // Its timeout is another now.
+        flow.last_seen.set(0);
+        is_asked_for
+    }
+
+    /// The state of a flow after a packet of it. A handshake is over when the host goes on from it: what comes in may be
+    /// forged, and the stack ignores it then. So may be a FIN or a RST: when both ends go on after a while
+    /// of silence, the connection does.
+    #[inline(never)]
+    fn moves_on<A: Copy>(
+        &self,
+        flow: &Flow,
+        record: FlowRecord,
+        headers: &Headers<A>,
+    ) -> FlowRecord {
+        const BOTH: u8 = 3;
+        let generation = self.generation;
+        let is_new = record.state() == flow_state::NEW;
+        let ends = headers.has_any_tcp_flag(ENDS);
+        if is_new {
+            let is_over = if is_connection(headers.protocol) {
+                self.direction == Direction::Egress
+                    && headers.is_mid_stream()
+                    && !headers.has_any_tcp_flag(tcp_flag::RST)
+            } else {
+                record.opener() != Opener::sender(self.direction)
+            };
+            if !is_over {
+                return record;
+            }
+        }
+        if ends {
+            record.with(generation, flow_state::CLOSING)
+        } else if is_new {
+            record.with(generation, flow_state::ESTABLISHED)
+        } else if record.state() == flow_state::CLOSING
+            && (record.resumed() != 0 || self.is_stale(flow))
+        {
+            let resumed = record.resumed() | 1 << self.direction.number();
+            if resumed == BOTH {
+                record.with(generation, flow_state::ESTABLISHED)
+            } else {
+                record.with_resumed(resumed)
+            }
+        } else {
+            record
+        }
+    }
+
     /// A packet that no flow in the table claims.
     #[inline(never)]
-    fn unknown<A: Address>(&self, headers: &Headers<A>, key: &FlowKey<A>, found: Found) -> Decision
+    fn unknown<A: Address>(&self, headers: &Headers<A>, key: &FlowKey<A>) -> Decision
     where
         T: FamilyTables<A>,
     {
+        let found = headers.found;
         let sender = Opener::sender(self.direction);
         let service = headers.service;
         match headers.dhcp {
@@ -246,31 +320,56 @@ impl<T: Tables> Judge<'_, T> {
         {
             return decision;
         }
-        let cell = self.opened_by(key, sender, service);
-        if headers.protocol != protocol::TCP || headers.is_opening_syn() {
-            return if !cell.enforced.allows() {
-                Decision::denied(cell, Reason::Policy)
-            } else if found == Found::Another {
+        let cell = self.opened_from(key, self.direction, service);
+        let learns = self.learns();
+        let is_connection = is_connection(headers.protocol);
+        let is_first = if is_connection {
+            headers.is_opening_syn()
+        } else {
+            found != Found::Learned
+        };
+        if is_first {
+            if !cell.enforced.allows() {
+                return Decision::denied(cell, Reason::Policy);
+            }
+            if found == Found::Another {
                 // It passes by itself, and does not make its sender the opener of what goes on.
-                Decision::allowed(cell, true, Reason::Allowed)
-            } else if has_ports(headers.protocol)
-                && headers.protocol != protocol::TCP
-                && self.learns()
-            {
-                // Its first packet may have passed before the agent came.
-                let opener = self.opener_before_the_agent(headers, key);
-                let reason = self.keep(key, opener, flow_state::ESTABLISHED, service);
-                Decision::allowed(cell, false, reason)
-            } else {
+                return Decision::allowed(cell, true, Reason::Allowed);
+            }
+            if !learns || is_connection || !has_ports(headers.protocol) {
                 let rule = cell.enforced.rule();
                 self.tables.count_rule(self.generation, rule, self.bytes);
-                let reason = self.keep(key, sender, flow_state::NEW, service);
-                Decision::allowed(cell, true, reason)
-            };
+                // A datagram opens a flow by itself. A connection is only asked for from outside, until the
+                // host accepts it.
+                let is_seen = !is_connection || sender == Opener::Local || found == Found::Over;
+                let grounds = if is_seen {
+                    Grounds::Seen
+                } else {
+                    Grounds::Guessed
+                };
+                let reason = self.keep(key, flow_state::NEW, sender, grounds, service);
+                return Decision::allowed(cell, true, reason);
+            }
+        }
+        let is_tcp = headers.protocol == protocol::TCP;
+        // The host has accepted what the other end opened.
+        let accepts = sender == Opener::Local && headers.is_accepting();
+        if is_tcp && !accepts && !headers.is_mid_stream() && !(learns && headers.is_accepting()) {
+            return self.out_of_turn(headers, key, cell);
         }
         // In mid-stream: the agent came after the connection, or its entry made room for others.
-        let opener = self.opener_before_the_agent(headers, key);
-        let before = self.opened_by(key, opener, service);
+        let (opener, grounds) = if accepts {
+            (Opener::Remote, Grounds::Seen)
+        } else if learns {
+            (self.opener_by_ports(key), Grounds::Learned)
+        } else {
+            (self.opener_by_ports(key), Grounds::Guessed)
+        };
+        let before = if is_tcp || accepts || found == Found::Learned {
+            self.from_the_middle(key, opener, service)
+        } else {
+            cell
+        };
         let excepted = cell.enforced.allows() || !cell.enforced.is_strict();
         if before.enforced.allows() && excepted {
             // One that only ends is not remembered as long as one that goes on.
@@ -279,10 +378,37 @@ impl<T: Tables> Judge<'_, T> {
             } else {
                 flow_state::ESTABLISHED
             };
-            let reason = self.keep(key, opener, state, service);
+            let reason = self.keep(key, state, opener, grounds, service);
             Decision::allowed(before, false, reason)
+        } else if cell.enforced.allows() {
+            Decision::denied(before, Reason::Policy)
         } else {
             Decision::denied(cell, Reason::Policy)
+        }
+    }
+
+    /// A TCP segment without a flow that neither opens one nor is of the middle of one. None that is sent after
+    /// a handshake lacks ACK, but a RST that tells of no connection; and an answer to a SYN that nobody has sent
+    /// is none. Whoever scans hears nothing.
+    #[inline(always)]
+    fn out_of_turn<A: Address>(
+        &self,
+        headers: &Headers<A>,
+        key: &FlowKey<A>,
+        cell: MatrixCell,
+    ) -> Decision
+    where
+        T: FamilyTables<A>,
+    {
+        if !cell.enforced.allows() {
+            Decision::denied(cell, Reason::Policy)
+        } else if headers.is_bare_reset() {
+            let sender = Opener::sender(self.direction);
+            let (state, grounds) = (flow_state::CLOSING, Grounds::Guessed);
+            let reason = self.keep(key, state, sender, grounds, headers.service);
+            Decision::allowed(cell, false, reason)
+        } else {
+            Decision::dropped(Reason::TcpFlags)
         }
     }
 
@@ -318,11 +444,7 @@ impl<T: Tables> Judge<'_, T> {
         if self.expired(&flow) || record.state() == flow_state::REVOKED {
             return false;
         }
-        record.generation() == self.generation
-            || self
-                .opened_by(&key, record.opener(), record.service())
-                .enforced
-                .allows()
+        record.generation() == self.generation || self.again(&key, record).enforced.allows()
     }
 
     /// The decision about a packet like one that this generation has denied.
@@ -338,14 +460,30 @@ impl<T: Tables> Judge<'_, T> {
 
     /// Makes the flow entry of an allowed flow.
     #[inline(always)]
-    fn keep<A: Address>(&self, key: &FlowKey<A>, opener: Opener, state: u8, service: u16) -> Reason
+    fn keep<A: Address>(
+        &self,
+        key: &FlowKey<A>,
+        state: u8,
+        opener: Opener,
+        grounds: Grounds,
+        service: u16,
+    ) -> Reason
+    where
+        T: FamilyTables<A>,
+    {
+        let record = FlowRecord::new(self.generation, state, opener, grounds, service);
+        self.keep_as(key, record)
+    }
+
+    #[inline(never)]
+    fn keep_as<A: Address>(&self, key: &FlowKey<A>, record: FlowRecord) -> Reason
     where
         T: FamilyTables<A>,
     {
         let flow = Flow {
             last_seen: Shared::new(self.now),
-            expires: Shared::new(self.end_of(key.protocol, state)),
-            record: Shared::new(FlowRecord::new(self.generation, state, opener, service)),
+            expires: Shared::new(self.end_of(key.protocol, record.state())),
+            record: Shared::new(record),
             ingress: Traffic::none(),
             egress: Traffic::none(),
         };
@@ -387,19 +525,58 @@ impl<T: Tables> Judge<'_, T> {
             .is_some_and(|settings| settings.learns())
     }
 
-    /// Whether a packet that meets a flow in the table is not of it. A TCP connection is over when
-    /// another is opened on its ports, however long it was silent: who opened it stays known.
-    #[inline(always)]
-    fn forgets<A: Copy>(&self, flow: &Flow, headers: &Headers<A>) -> bool {
-        if headers.protocol != protocol::TCP {
-            return self.expired(flow);
-        }
-        headers.is_opening_syn()
-            && (flow.record.get().opener() != Opener::sender(self.direction) || !self.goes_on(flow))
+    /// Whether a packet that meets a flow in the table is not of it.
+    #[inline(never)]
+    fn forgets<A: Copy>(&self, flow: &Flow, headers: &mut Headers<A>) -> bool {
+        headers.found = self.find(flow, headers).unwrap_or(Found::Flow);
+        headers.found != Found::Flow
     }
 
-    /// Whether a flow is of a connection that goes on. A SYN from its other end may pass by itself,
-    /// and does not make that end the opener.
+    /// What is found where a packet that meets a flow in the table is not of it. A connection is over when
+    /// another is opened on its ports, however long it was silent: who opened it stays known.
+    #[inline(always)]
+    fn find<A: Copy>(&self, flow: &Flow, headers: &Headers<A>) -> Option<Found> {
+        let record = flow.record.get();
+        let is_of_now = record.generation() == self.generation;
+        if !is_connection(headers.protocol) {
+            return match record.grounds() {
+                _ if self.expired(flow) => Some(Found::Nothing),
+                // The other end has sent a reply that nobody had asked for.
+                _ if headers.is_echo_request()
+                    && record.opener() != Opener::sender(self.direction) =>
+                {
+                    Some(Found::Nothing)
+                }
+                Grounds::Learned if !is_of_now => Some(Found::Learned),
+                // Nobody knows who opened it: whoever sends opens it now.
+                Grounds::Guessed if !is_of_now => Some(Found::Nothing),
+                _ => None,
+            };
+        }
+        let is_seen = record.grounds() == Grounds::Seen;
+        if headers.is_opening_syn() {
+            let is_its_own = record.opener() == Opener::sender(self.direction);
+            let goes_on = self.goes_on(flow);
+            return match self.direction {
+                // The host opens another, whatever there was, unless it only tries again.
+                Direction::Egress => {
+                    let tries_again =
+                        is_its_own && is_seen && goes_on && record.state() == flow_state::NEW;
+                    (!tries_again).then_some(Found::Nothing)
+                }
+                Direction::Ingress if is_its_own && goes_on && (is_seen || is_of_now) => None,
+                Direction::Ingress if is_its_own && is_seen => Some(Found::Over),
+                // Whether it opens anything, the host's answer tells.
+                Direction::Ingress => Some(Found::Another),
+            };
+        }
+        if record.grounds() == Grounds::Learned && !is_of_now {
+            return Some(Found::Learned);
+        }
+        None
+    }
+
+    /// Whether a flow is of a connection that goes on.
     #[inline(always)]
     fn goes_on(&self, flow: &Flow) -> bool {
         let state = flow.record.get().state();

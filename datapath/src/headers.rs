@@ -6,6 +6,7 @@ mod usual;
 
 pub use self::usual::{UNTAGGED, Usual};
 use crate::{
+    decide::Found,
     headers::transport::transport,
     layout::{Address, Direction, FlowKey, FragmentKey, Ipv4, Ipv6},
     packet::{Far, Packet},
@@ -16,6 +17,8 @@ use crate::{
 pub mod protocol {
     /// ICMP.
     pub const ICMP: u8 = 1;
+    /// IGMP.
+    pub const IGMP: u8 = 2;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.
@@ -24,6 +27,16 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
     /// SCTP.
     pub const SCTP: u8 = 132;
+}
+
+/// Which part of an ICMP echo a packet is.
+pub mod echo {
+    /// It is none.
+    pub const NONE: u8 = 0;
+    /// It asks.
+    pub const REQUEST: u8 = 1;
+    /// It answers.
+    pub const REPLY: u8 = 2;
 }
 
 /// Bits of the TCP flags byte.
@@ -36,6 +49,8 @@ pub mod tcp_flag {
     pub const RST: u8 = 0x04;
     /// The acknowledgement number counts.
     pub const ACK: u8 = 0x10;
+    /// Those that tell which part a segment has in a connection.
+    pub const HANDSHAKE: u8 = FIN | SYN | RST | ACK;
 }
 
 /// IPv6 extension headers that are looked through before [`Reason::ExtensionHeaders`].
@@ -90,8 +105,11 @@ pub struct Headers<A> {
     pub destination: A,
     /// IANA number of what the IP headers carry.
     pub protocol: u8,
-    /// TCP flags; 0 for other protocols.
+    /// TCP flags. Of SCTP, those of the segment that has the same part in opening a connection: SYN of an
+    /// INIT chunk, SYN and ACK of its acknowledgement, ACK of others. 0 for other protocols.
     pub tcp_flags: u8,
+    /// Whether it is an ICMP echo: one of [`echo`].
+    pub echo: u8,
     /// Host order. For ICMP the identifier of an echo request, or type and code; 0 without ports.
     pub source_port: u16,
     /// Host order. For ICMP the identifier of an echo reply; 0 without ports.
@@ -105,7 +123,7 @@ pub struct Headers<A> {
     pub payload: u32,
     /// What the packet is to this host's DHCP client; the verdict finds it out.
     pub dhcp: Dhcp,
-    /// Neighbour discovery that IPv6 needs to work at all.
+    /// What hosts on a link cannot do without: neighbour discovery and group membership.
     pub neighbour: bool,
     /// Which part of the packet it is. A later one has neither ports nor a protocol of its own.
     pub part: Part,
@@ -114,6 +132,9 @@ pub struct Headers<A> {
     /// In bytes from where the fragmented part begins: where a later one begins, and where the headers of
     /// a first one end.
     pub fragment_edge: u16,
+    /// What the flow table knows of the packet. Kept here, so that the kernel's verifier follows what comes
+    /// after once, and not for each.
+    pub(crate) found: Found,
 }
 
 impl<A: Copy> Headers<A> {
@@ -140,21 +161,50 @@ impl<A: Copy> Headers<A> {
             remote_port,
             local_port,
             protocol: self.protocol,
-            zero: 0,
+            kind: self.flow_kind(direction),
             zeros: 0,
         }
     }
 
-    /// Whether it is the packet that opens a TCP connection.
+    /// What stands in the key where others have ports: a request that comes in is of an echo that the other end
+    /// asks for, and so is a reply that goes out.
     #[inline(always)]
-    pub fn is_opening_syn(&self) -> bool {
-        self.has_tcp_flags(tcp_flag::SYN) && !self.has_tcp_flags(tcp_flag::ACK)
+    fn flow_kind(&self, direction: Direction) -> u8 {
+        // Without a branch: the kernel's verifier would follow each by itself from here on.
+        match direction {
+            Direction::Ingress => self.echo,
+            Direction::Egress => (self.echo << 1 | self.echo >> 1) & 3,
+        }
     }
 
-    /// Whether all of these TCP flags are set.
+    /// Whether it is the packet that opens a connection.
     #[inline(always)]
-    pub fn has_tcp_flags(&self, flags: u8) -> bool {
-        self.tcp_flags & flags == flags
+    pub fn is_opening_syn(&self) -> bool {
+        self.tcp_flags & tcp_flag::HANDSHAKE == tcp_flag::SYN
+    }
+
+    /// Whether it accepts a connection.
+    #[inline(always)]
+    pub fn is_accepting(&self) -> bool {
+        self.tcp_flags & tcp_flag::HANDSHAKE == tcp_flag::SYN | tcp_flag::ACK
+    }
+
+    /// Whether it resets a connection without an ACK.
+    #[inline(always)]
+    pub fn is_bare_reset(&self) -> bool {
+        self.tcp_flags & tcp_flag::HANDSHAKE == tcp_flag::RST
+    }
+
+    /// Whether it is of those that are sent after a handshake. All of them have an ACK, and no SYN.
+    #[inline(always)]
+    pub fn is_mid_stream(&self) -> bool {
+        self.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::ACK
+    }
+
+    /// Whether it is an ICMP echo request.
+    #[inline(always)]
+    pub fn is_echo_request(&self) -> bool {
+        self.echo == echo::REQUEST
     }
 
     /// Whether any of these TCP flags is set.
@@ -189,6 +239,7 @@ impl<A: Address> Headers<A> {
         destination: A::UNSPECIFIED,
         protocol: 0,
         tcp_flags: 0,
+        echo: echo::NONE,
         source_port: 0,
         destination_port: 0,
         service: 0,
@@ -199,6 +250,7 @@ impl<A: Address> Headers<A> {
         part: Part::Whole,
         fragment_id: 0,
         fragment_edge: 0,
+        found: Found::Flow,
     };
 }
 
@@ -349,6 +401,10 @@ impl Network for Ipv4 {
         }
         let ends = transport(packet, begins, extent, header[9], headers)?;
         headers.fragment_edge = ends.wrapping_sub(begins) as u16;
+        if header[9] == protocol::IGMP && header[8] == 1 && headers.part == Part::Whole && !quoted {
+            headers.neighbour = extent.reaches(begins + 8).is_ok()
+                && is_membership(headers.destination, packet.load_far(begins));
+        }
         Ok(())
     }
 }
@@ -421,6 +477,15 @@ fn part<A>(
     Ok(headers.part)
 }
 
+/// The queries and reports of IPv4 multicast (RFC 1112, 2236, 3376), which are to IPv4 what those of listeners are
+/// to IPv6: without them a snooping switch keeps a group away from its members. The caller has seen that no
+/// router forwards the packet.
+#[inline(always)]
+fn is_membership(destination: Ipv4, kind: Option<[u8; 1]>) -> bool {
+    matches!(destination.0, [224..=239, ..])
+        && matches!(kind, Some([0x11 | 0x12 | 0x16 | 0x17 | 0x22]))
+}
+
 /// Looks through IPv6 extension headers.
 #[inline(always)]
 fn behind_extensions<P: Packet + ?Sized>(
@@ -454,10 +519,6 @@ fn behind_extensions<P: Packet + ?Sized>(
                 }
                 8
             }
-            // Shorter than its fixed part (RFC 4302).
-            AUTHENTICATION if head[1] == 0 => return Err(Reason::Malformed),
-            // In units of 4 bytes, the first two not counted.
-            AUTHENTICATION => (u32::from(head[1]) + 2) * 4,
             // In units of 8 bytes, the first not counted.
             _ => (u32::from(head[1]) + 1) * 8,
         };
@@ -472,12 +533,12 @@ fn behind_extensions<P: Packet + ?Sized>(
 }
 
 const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
 
-/// Hop-by-hop options, routing, fragment, authentication, destination options.
+/// Hop-by-hop options, routing, fragment, destination options. An authentication header is none here, as it is
+/// none in IPv4: what it holds is for whoever has the key, and is judged as the protocol `ah`.
 #[inline(always)]
 const fn is_extension(next: u8) -> bool {
-    matches!(next, 0 | 43 | FRAGMENT | AUTHENTICATION | 60)
+    matches!(next, 0 | 43 | FRAGMENT | 60)
 }
 
 /// What IPv6 cannot do without on a link: neighbour discovery (RFC 4861), which routers never forward,

@@ -9,7 +9,7 @@ use core::{cell::Cell, mem::offset_of};
 
 pub use self::{
     denied::{DeniedFlow, DeniedRecord},
-    flow::{Flow, FlowKey, FlowRecord, Opener, Traffic, flow_kind, flow_state},
+    flow::{Flow, FlowKey, FlowRecord, Grounds, Opener, Traffic, flow_kind, flow_state},
     fragment::{FirstFragment, FragmentKey, FragmentRecord},
     settings::{EventLimits, Settings, Timeouts, other_ether_types, settings_flag},
 };

@@ -40,11 +40,13 @@ pub enum Reason {
     EtherTypePassed = 16,
     /// An event that the rates of its peer, its rule or all of them left out.
     EventLimited = 17,
+    /// A TCP segment of no connection that is known, with flags that no stack sends then.
+    TcpFlags = 18,
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: u32 = 18;
+    pub const COUNT: u32 = 19;
 
     /// All, by number.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -66,6 +68,7 @@ impl Reason {
         Self::VlanTags,
         Self::EtherTypePassed,
         Self::EventLimited,
+        Self::TcpFlags,
     ];
 
     /// The reason of a number in an event.
@@ -89,6 +92,7 @@ impl Reason {
                 | Self::FragmentSmall
                 | Self::FragmentOverlap
                 | Self::VlanTags
+                | Self::TcpFlags
         )
     }
 
@@ -114,6 +118,7 @@ impl Reason {
             Self::VlanTags => "vlan-tags",
             Self::EtherTypePassed => "ethertype-passed",
             Self::EventLimited => "event-limited",
+            Self::TcpFlags => "tcp-flags",
         }
     }
 }

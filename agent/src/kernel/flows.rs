@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::Path, time::Duration};
 
-use datapath::layout::{Address, Flow, FlowKey, FlowRecord, Ipv4, Ipv6, Layout};
+use datapath::layout::{Address, Flow, FlowKey, FlowRecord, Ipv4, Ipv6, Layout, flow_kind};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
@@ -99,7 +99,7 @@ where
         remote_port: 0,
         local_port: 0,
         protocol: 0,
-        zero: 0,
+        kind: flow_kind::PACKETS,
         zeros: 0,
     });
     let now = ticks();
@@ -117,7 +117,7 @@ fn known<A: Address>(key: &FlowKey<A>, words: &Words, now: u64) -> KnownFlow {
         remote_port,
         local_port,
         protocol,
-        zero,
+        kind,
         zeros,
     } = *key;
     let traffic =
@@ -129,7 +129,7 @@ fn known<A: Address>(key: &FlowKey<A>, words: &Words, now: u64) -> KnownFlow {
             remote_port,
             local_port,
             protocol,
-            zero,
+            kind,
             zeros,
         },
         record: flow.record.get(),

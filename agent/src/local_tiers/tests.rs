@@ -134,6 +134,46 @@ fn the_fingerprint_changes_with_the_rules() {
 }
 
 #[test]
+fn the_fingerprint_does_not_change_with_the_name_of_the_configuration_file() {
+    let named = |name: &str| LocalTiers {
+        config_file: name.into(),
+        ..local()
+    };
+    assert_eq!(
+        named("/etc/bulkhead/agent.toml").fingerprint(),
+        named("../bulkhead//agent.toml").fingerprint()
+    );
+}
+
+#[test]
+fn a_controller_that_listens_here_is_reached_by_all_and_resolvers_by_this_host_alone() {
+    let local = LocalTiers {
+        controller_ports: [8443].into(),
+        resolvers: ["10.0.0.53".parse().unwrap()].into(),
+        ..local()
+    };
+    assert!(local.hosts_controller());
+    let merged = denying_in(Tier::Quarantine, &local);
+    let lifeline = |direction, slot, port| {
+        let span = PortSpan {
+            slot,
+            first: port,
+            last: port,
+        };
+        merged.rules.iter().find(|rule| {
+            rule.tier == Tier::Lifeline && rule.direction == direction && rule.ports == [span]
+        })
+    };
+    let opened = lifeline(Ingress, Tcp, 8443).unwrap();
+    assert_eq!(opened.peers, PeerMatch::Any);
+    for slot in [Udp, Tcp] {
+        let opened = lifeline(Egress, slot, 53).unwrap();
+        assert_eq!(opened.peers, of_subnets(["10.0.0.53/32".parse().unwrap()]));
+        assert_eq!(lifeline(Ingress, slot, 53), None);
+    }
+}
+
+#[test]
 fn no_policy_cuts_the_renewal_of_a_lease_and_only_named_servers_answer_where_some_are_named() {
     let mut local = local();
     let answer = local_service::DHCP_ANSWER;
@@ -150,4 +190,68 @@ fn no_policy_cuts_the_renewal_of_a_lease_and_only_named_servers_answer_where_som
     for other in ["198.51.100.7", "fe80::1", "10.66.1.10"] {
         assert_eq!(asked(&local, other), [None, None], "{other}");
     }
+}
+
+#[test]
+fn no_packet_comes_from_an_address_that_nobody_on_the_wire_has() {
+    let mut local = local();
+    local.failsafe_subnets = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+    local.own_addresses.push("fd66:1::10".parse().unwrap());
+    // A policy that lets everything in.
+    let mut policy = denying_in(Tier::Guardrail, &local);
+    for rule in &mut policy.rules {
+        if rule.tier == Tier::Guardrail {
+            rule.action = Action::Allow;
+        }
+    }
+    for source in [
+        "0.0.0.1",
+        "127.0.0.1",
+        "127.255.255.255",
+        "224.0.0.1",
+        "239.1.2.3",
+        "240.0.0.1",
+        "255.255.255.255",
+        "10.66.1.10",
+        "::",
+        "::1",
+        "::10.0.0.1",
+        "::ffff:127.0.0.1",
+        "::ffff:10.66.1.10",
+        "::ffff:198.51.100.7",
+        "ff02::1",
+        "ff0e::7",
+        "fd66:1::10",
+    ] {
+        for (slot, key) in [(Tcp, 22), (Tcp, 443), (Udp, 67), (ProtocolSlot::Other, 47)] {
+            let allowed = allowed_by(&policy, Ingress, source, slot, key);
+            assert_eq!(allowed, None, "{source} {slot}/{key}");
+        }
+    }
+    for source in [
+        "10.66.1.11",
+        "198.51.100.7",
+        "fd66:1::11",
+        "fe80::1",
+        "2001:db8::1",
+    ] {
+        let allowed = allowed_by(&policy, Ingress, source, Tcp, 443);
+        assert_eq!(allowed, Some(Tier::Guardrail), "{source}");
+        let allowed = allowed_by(&policy, Ingress, source, Tcp, 22);
+        assert_eq!(allowed, Some(Tier::Failsafe), "{source}");
+    }
+    // A DHCP client without an address, where policy lets it ask this host.
+    let discover = allowed_by(&policy, Ingress, "0.0.0.0", Udp, 67);
+    assert_eq!(discover, Some(Tier::Guardrail));
+    for (slot, key) in [(Tcp, 443), (Tcp, 67), (Udp, 68), (Udp, 53)] {
+        assert_eq!(allowed_by(&policy, Ingress, "0.0.0.0", slot, key), None);
+    }
+    assert_eq!(
+        allowed_by(&policy, Egress, "::ffff:10.0.0.1", Tcp, 443),
+        None
+    );
+    assert_eq!(
+        allowed_by(&policy, Egress, "224.0.0.251", Udp, 5353),
+        Some(Tier::Guardrail)
+    );
 }

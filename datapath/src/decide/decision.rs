@@ -15,7 +15,8 @@ pub(super) type Outcome = Result<Reason, Reason>;
 pub(super) struct Decision {
     pub outcome: Outcome,
     pub note: Note,
-    pub found: Found,
+    /// Zero.
+    pub padding: u8,
     pub ruling: Ruling,
 }
 
@@ -36,31 +37,14 @@ pub(super) enum Note {
 }
 
 impl Decision {
-    /// It passes, and nobody needs to hear of it.
+    /// It passes, and nobody needs to hear of it. Where the flow table does not have its flow, this is none yet.
     #[inline(always)]
     pub const fn quiet() -> Self {
         Self {
             outcome: Ok(Reason::Allowed),
             note: Note::Nothing,
-            found: Found::Flow,
+            padding: 0,
             ruling: Ruling::new(0, true),
-        }
-    }
-
-    /// None yet: the flow table does not have the packet's flow.
-    #[inline(always)]
-    pub const fn open(found: Found) -> Self {
-        let Self {
-            outcome,
-            note,
-            found: _,
-            ruling,
-        } = Self::quiet();
-        Self {
-            outcome,
-            note,
-            found,
-            ruling,
         }
     }
 
@@ -81,8 +65,19 @@ impl Decision {
         Self {
             outcome: Err(reason),
             note,
-            found: Found::Flow,
+            padding: 0,
             ruling,
+        }
+    }
+
+    /// It is dropped, by no rule.
+    #[inline(always)]
+    pub const fn dropped(reason: Reason) -> Self {
+        Self {
+            outcome: Err(reason),
+            note: Note::Nothing,
+            padding: 0,
+            ruling: Ruling::NO_ANSWER,
         }
     }
 
@@ -99,19 +94,24 @@ impl Decision {
         Self {
             outcome: Ok(reason),
             note,
-            found: Found::Flow,
+            padding: 0,
             ruling,
         }
     }
 }
 
 /// What the flow table knows of a packet.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
     /// Its flow, and so the decision.
     Flow,
     /// Nothing.
     Nothing,
     /// A connection on its ports that goes on, and which it is not of.
     Another,
+    /// A connection on its ports that the same end has opened, and that is over.
+    Over,
+    /// Its flow, entered while the host learned what it has: it is seen as if for the first time.
+    Learned,
 }

@@ -13,8 +13,8 @@ use crate::{
     decide::{Judge, SECOND, decision::Decision},
     headers::{Dhcp, Headers, Part, protocol},
     layout::{
-        Address, Direction, Flow, FlowKey, FlowRecord, Ipv4, MatrixCell, Opener, Shared, Traffic,
-        flow_kind, flow_state, local_service,
+        Address, Direction, Flow, FlowKey, FlowRecord, Grounds, Ipv4, MatrixCell, Opener, Shared,
+        Traffic, flow_kind, flow_state, local_service,
     },
     packet::Packet,
     reason::Reason,
@@ -225,6 +225,7 @@ impl<T: Tables> Judge<'_, T> {
                 self.generation,
                 flow_state::ESTABLISHED,
                 Opener::Local,
+                Grounds::Seen,
                 0,
             )),
             ingress: Traffic::none(),
@@ -248,7 +249,7 @@ fn exchange<A: Address>(transaction: u32) -> Aligned<A> {
         remote_port: (transaction >> 16) as u16,
         local_port: transaction as u16,
         protocol: protocol::UDP,
-        zero: flow_kind::DHCP_EXCHANGE,
+        kind: flow_kind::DHCP_EXCHANGE,
         zeros: 0,
     })
 }
@@ -263,7 +264,7 @@ fn server<A: Address>(address: A) -> Aligned<A> {
         remote_port: 0,
         local_port: 0,
         protocol: protocol::UDP,
-        zero: flow_kind::DHCP_SERVER,
+        kind: flow_kind::DHCP_SERVER,
         zeros: 0,
     })
 }

@@ -35,6 +35,7 @@ impl<T: Tables> Judge<'_, T> {
             return Err(Reason::FragmentOverlap);
         }
         headers.protocol = record.protocol();
+        headers.echo = record.echo();
         headers.source_port = record.source_port();
         headers.destination_port = record.destination_port();
         Ok(())
@@ -59,6 +60,7 @@ impl<T: Tables> Judge<'_, T> {
                 headers.source_port,
                 headers.destination_port,
                 headers.protocol,
+                headers.echo,
                 headers.fragment_edge,
             )),
         };

@@ -2,41 +2,90 @@
 
 use crate::{
     decide::{Judge, has_ports},
-    headers::{Headers, slot_of_protocol, tcp_flag},
-    layout::{Address, Direction, FlowKey, MatrixCell, Opener, Ruling, WORLD},
+    headers::slot_of_protocol,
+    layout::{Address, Direction, FlowKey, FlowRecord, MatrixCell, Opener, Ruling, WORLD},
     tables::{FamilyTables, Tables},
 };
 
 /// The first of the ports that systems give to clients: Linux from 32768 on, others from 49152 on (RFC
 /// 6335).
 const CLIENT_PORTS: u16 = 32_768;
+/// Ports below are of servers, and those from the second on are of anybody. Between them are those that some
+/// clients take to show that they are privileged (NFS, rsh).
+const SERVER_PORTS: u16 = 512;
+const USER_PORTS: u16 = 1_024;
 
 impl<T: Tables> Judge<'_, T> {
-    /// Who opened a connection of which only the middle is seen. The acceptor sends SYN and ACK;
-    /// otherwise it is the end whose port is the only one of those that systems give to clients.
+    /// Who has opened a connection of which only the middle is seen, as far as its ports tell: an end whose
+    /// port is one of those that systems give to clients, or one that called a server's.
     #[inline(always)]
-    pub(super) fn opener_before_the_agent<A: Copy>(
-        &self,
-        headers: &Headers<A>,
-        key: &FlowKey<A>,
-    ) -> Opener {
-        if headers.has_tcp_flags(tcp_flag::SYN | tcp_flag::ACK) {
-            return Opener::sender(self.direction.opposite());
-        }
-        match (
-            key.remote_port >= CLIENT_PORTS,
-            key.local_port >= CLIENT_PORTS,
-        ) {
-            (true, false) => Opener::Remote,
-            (false, true) => Opener::Local,
-            _ => Opener::Unknown,
+    pub(super) fn opener_by_ports<A: Copy>(&self, key: &FlowKey<A>) -> Opener {
+        let (remote, local) = (key.remote_port, key.local_port);
+        let calls = |from: u16, to: u16| {
+            from >= CLIENT_PORTS && to < CLIENT_PORTS || from >= USER_PORTS && to < SERVER_PORTS
+        };
+        if calls(remote, local) {
+            Opener::Remote
+        } else if calls(local, remote) {
+            Opener::Local
+        } else {
+            Opener::Unknown
         }
     }
 
-    /// The cell of a flow, by who opened it; either will do where that is not known. Where there are
-    /// ports the opener tells the service.
+    /// The cell of a flow that one end opens. Where there are ports the opener tells the service.
     #[inline(always)]
-    pub(super) fn opened_by<A: Address>(
+    pub(super) fn opened_from<A: Address>(
+        &self,
+        key: &FlowKey<A>,
+        opened: Direction,
+        service: u16,
+    ) -> MatrixCell
+    where
+        T: FamilyTables<A>,
+    {
+        let service = match opened {
+            _ if !has_ports(key.protocol) => service,
+            Direction::Ingress => key.local_port,
+            Direction::Egress => key.remote_port,
+        };
+        self.ruling(opened, key, service)
+    }
+
+    /// The cell of a flow that is judged again. Of one whose opener is not known for certain both orientations
+    /// have to be allowed, or whoever sends what the host's stack drops would choose the one that is. What
+    /// lies below every policy, such as the way to the controller, is allowed in its one.
+    #[inline(never)]
+    pub(super) fn again<A: Address>(&self, key: &FlowKey<A>, record: FlowRecord) -> MatrixCell
+    where
+        T: FamilyTables<A>,
+    {
+        let opener = record.judged_as();
+        let service = record.service();
+        let inward = self.opened_from(key, Direction::Ingress, service);
+        if opener == Opener::Remote {
+            return inward;
+        }
+        let outward = self.opened_from(key, Direction::Egress, service);
+        if opener == Opener::Local {
+            return outward;
+        }
+        let below_policy = |ruling: Ruling| ruling.allows() && ruling.is_strict();
+        if below_policy(inward.enforced) {
+            inward
+        } else if below_policy(outward.enforced) || !outward.enforced.allows() {
+            outward
+        } else if !inward.enforced.allows() || !inward.staged.allows() {
+            inward
+        } else {
+            outward
+        }
+    }
+
+    /// The cell of a connection that is seen for the first time in its middle: of either orientation where its
+    /// ports do not tell.
+    #[inline(always)]
+    pub(super) fn from_the_middle<A: Address>(
         &self,
         key: &FlowKey<A>,
         opener: Opener,
@@ -45,20 +94,17 @@ impl<T: Tables> Judge<'_, T> {
     where
         T: FamilyTables<A>,
     {
-        let has_ports = has_ports(key.protocol);
         if opener != Opener::Local {
-            let service = if has_ports { key.local_port } else { service };
-            let cell = self.ruling(Direction::Ingress, key, service);
+            let cell = self.opened_from(key, Direction::Ingress, service);
             if opener == Opener::Remote || cell.enforced.allows() {
                 return cell;
             }
         }
-        let service = if has_ports { key.remote_port } else { service };
-        self.ruling(Direction::Egress, key, service)
+        self.opened_from(key, Direction::Egress, service)
     }
 
     /// The cell of a flow: two class reads and one of the matrix, however many rules there are.
-    #[inline(always)]
+    #[inline(never)]
     pub(super) fn ruling<A: Address>(
         &self,
         opened: Direction,

@@ -1,7 +1,7 @@
 //! Headers above IP: ports, flags, ICMP.
 
 use crate::{
-    headers::{Extent, Headers, Sight, protocol},
+    headers::{Extent, Headers, Sight, echo, protocol, tcp_flag},
     layout::Address,
     packet::Packet,
     reason::Reason,
@@ -38,10 +38,11 @@ pub(super) fn transport<P: Packet + ?Sized, A: Address>(
             // As if they were ports, so that a reply falls into the flow of its request and nothing
             // else does, least of all a request from the other end.
             let identifier = u16::from_be_bytes([head[4], head[5]]);
-            match echo(number, head[0]) {
-                Some(Echo::Request) => headers.source_port = identifier,
-                Some(Echo::Reply) => headers.destination_port = identifier,
-                None => headers.source_port = headers.service,
+            headers.echo = echo_of(number, [head[0], head[1]]);
+            match headers.echo {
+                echo::REQUEST => headers.source_port = identifier,
+                echo::REPLY => headers.destination_port = identifier,
+                _ => headers.source_port = headers.service,
             }
             if is_error(number, head[0]) {
                 headers.inner = at + 8;
@@ -65,6 +66,15 @@ pub(super) fn transport<P: Packet + ?Sized, A: Address>(
             extent.reaches(ends)?;
             headers.tcp_flags = flags;
         }
+        protocol::SCTP if extent.sight != Sight::Quoted => {
+            // A packet without a chunk is one that no stack sends.
+            let chunk = packet.load_far(ends);
+            headers.tcp_flags = match chunk {
+                Some([1]) if ends < extent.end => tcp_flag::SYN,
+                Some([2]) if ends < extent.end => tcp_flag::SYN | tcp_flag::ACK,
+                _ => tcp_flag::ACK,
+            };
+        }
         _ => {}
     }
     headers.source_port = u16::from_be_bytes([head[0], head[1]]);
@@ -73,17 +83,12 @@ pub(super) fn transport<P: Packet + ?Sized, A: Address>(
     Ok(ends)
 }
 
-enum Echo {
-    Request,
-    Reply,
-}
-
 #[inline(always)]
-const fn echo(number: u8, kind: u8) -> Option<Echo> {
-    match (number, kind) {
-        (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => Some(Echo::Request),
-        (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => Some(Echo::Reply),
-        _ => None,
+const fn echo_of(number: u8, kind_and_code: [u8; 2]) -> u8 {
+    match (number, kind_and_code) {
+        (protocol::ICMP, [8, 0]) | (protocol::ICMPV6, [128, 0]) => echo::REQUEST,
+        (protocol::ICMP, [0, 0]) | (protocol::ICMPV6, [129, 0]) => echo::REPLY,
+        _ => echo::NONE,
     }
 }
 

@@ -17,7 +17,7 @@ pub struct FlowKey<A> {
     /// IANA number.
     pub protocol: u8,
     /// One of [`flow_kind`].
-    pub zero: u8,
+    pub kind: u8,
     /// Zero. Aligned: the kernel's verifier takes no other stores to the stack.
     pub zeros: u16,
 }
@@ -111,16 +111,20 @@ impl Flow {
 pub struct FlowRecord(u64);
 
 impl FlowRecord {
+    const OPENER: u64 = 0xff << 16;
+
     /// `state` is one of [`flow_state`]; `service` is what the opening packet asked for.
     #[inline(always)]
     #[must_use]
-    pub const fn new(generation: u32, state: u8, opener: Opener, service: u16) -> Self {
-        Self(
-            (generation as u64) << 32
-                | (state as u64) << 24
-                | (opener as u64) << 16
-                | service as u64,
-        )
+    pub const fn new(
+        generation: u32,
+        state: u8,
+        opener: Opener,
+        grounds: Grounds,
+        service: u16,
+    ) -> Self {
+        Self((generation as u64) << 32 | (state as u64) << 24 | service as u64)
+            .opened_by(opener, grounds)
     }
 
     /// The generation whose verdict this is.
@@ -134,17 +138,63 @@ impl FlowRecord {
     #[inline(always)]
     #[must_use]
     pub const fn state(self) -> u8 {
-        (self.0 >> 24) as u8
+        (self.0 >> 24) as u8 & 0x0f
+    }
+
+    /// Since a TCP FIN or RST: the ends that went on sending, one bit for each [`Direction`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn resumed(self) -> u8 {
+        (self.0 >> 28) as u8 & 0x03
+    }
+
+    /// The same flow, after these ends went on sending.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_resumed(self, ends: u8) -> Self {
+        Self(self.0 & !(0x0f << 28) | (ends as u64 & 0x03) << 28)
     }
 
     /// Who sent the packet that opened it.
     #[inline(always)]
     #[must_use]
     pub const fn opener(self) -> Opener {
-        match (self.0 >> 16) as u8 {
+        match (self.0 >> 16) as u8 & 0x0f {
             0 => Opener::Remote,
             1 => Opener::Local,
-            _ => Opener::Unknown,
+            2 => Opener::Unknown,
+            _ => Opener::Both,
+        }
+    }
+
+    /// How the opener is known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn grounds(self) -> Grounds {
+        match (self.0 >> 20) as u8 & 0x0f {
+            0 => Grounds::Seen,
+            1 => Grounds::Guessed,
+            _ => Grounds::Learned,
+        }
+    }
+
+    /// The same flow, with another opener.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opened_by(self, opener: Opener, grounds: Grounds) -> Self {
+        let byte = (grounds as u64) << 4 | opener as u64;
+        Self(self.0 & !Self::OPENER | byte << 16)
+    }
+
+    /// The end whose policy decides alone, if it is known for certain which one opened the flow. Where it is
+    /// not, both orientations have to be allowed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn judged_as(self) -> Opener {
+        match (self.grounds(), self.opener()) {
+            (Grounds::Seen, Opener::Remote) => Opener::Remote,
+            (Grounds::Seen, Opener::Local) => Opener::Local,
+            (_, _) => Opener::Both,
         }
     }
 
@@ -159,7 +209,9 @@ impl FlowRecord {
     #[inline(always)]
     #[must_use]
     pub const fn with(self, generation: u32, state: u8) -> Self {
-        Self::new(generation, state, self.opener(), self.service())
+        let Self(word) = self;
+        let kept = word & (Self::OPENER | 0xffff);
+        Self((generation as u64) << 32 | (state as u64) << 24 | kept)
     }
 }
 
@@ -171,8 +223,28 @@ pub enum Opener {
     Remote = 0,
     /// This end: it went out.
     Local = 1,
-    /// A TCP connection that was there before the agent, and whose ports do not tell.
+    /// Not known: its beginning was not seen, and its ports do not tell.
     Unknown = 2,
+    /// Both: each end has sent what opens a connection (RFC 9293, simultaneous open).
+    Both = 3,
+}
+
+/// How the [`Opener`] of a flow is known.
+///
+/// Whatever comes in may be sent by anybody to make the host believe something, and be dropped by the host's
+/// stack in silence. So the opener of a connection is known only by what the host itself sends: a SYN, or the
+/// SYN and ACK with which it accepts one.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grounds {
+    /// It was seen to open the flow.
+    Seen = 0,
+    /// It is a guess: by the ports of a connection that was taken up in mid-stream, or by a SYN that the
+    /// host has not accepted yet. It is what reports say, and decides no verdict of a later generation.
+    Guessed = 1,
+    /// A guess by a generation that let everything pass, to learn. The next one takes the flow up as if it
+    /// were seen for the first time.
+    Learned = 2,
 }
 
 impl Opener {
@@ -191,10 +263,15 @@ impl Opener {
 pub mod flow_kind {
     /// The packets of the key.
     pub const PACKETS: u8 = 0;
+    /// An ICMP echo that the other end asks for; a port is its identifier. Without a kind of its own, an
+    /// identifier could be taken for the type and code of another message.
+    pub const ECHO_BY_REMOTE: u8 = 1;
+    /// An ICMP echo that this end asks for.
+    pub const ECHO_BY_LOCAL: u8 = 2;
     /// An open exchange of this host's DHCP client; the ports are its transaction id.
-    pub const DHCP_EXCHANGE: u8 = 1;
+    pub const DHCP_EXCHANGE: u8 = 3;
     /// A DHCP server that has answered this host; its address is the remote one.
-    pub const DHCP_SERVER: u8 = 2;
+    pub const DHCP_SERVER: u8 = 4;
 }
 
 /// The states of a [`Flow`].
@@ -203,7 +280,8 @@ pub mod flow_state {
     pub const NEW: u8 = 0;
     /// Both ends have spoken.
     pub const ESTABLISHED: u8 = 1;
-    /// A TCP FIN or RST was seen.
+    /// A TCP FIN or RST was seen. Anybody may forge one that the stack ignores, so it decides nothing but the
+    /// timeout; when both ends go on, the flow is established again.
     pub const CLOSING: u8 = 2;
     /// Policy stopped allowing it. Kept, so that a later packet of it is not taken for one of a
     /// connection that was there before the agent.

@@ -38,6 +38,7 @@ pub struct FragmentRecord(u64);
 
 impl FragmentRecord {
     const VALID: u64 = 1;
+    const ECHO: u64 = 3;
 
     /// Another first fragment of the same key came since, and was not let pass.
     pub const VOID: Self = Self(0);
@@ -45,14 +46,28 @@ impl FragmentRecord {
     /// `edge` is where the headers end, in bytes from where the fragmented part of the packet begins.
     #[inline(always)]
     #[must_use]
-    pub const fn new(source_port: u16, destination_port: u16, protocol: u8, edge: u16) -> Self {
+    pub const fn new(
+        source_port: u16,
+        destination_port: u16,
+        protocol: u8,
+        echo: u8,
+        edge: u16,
+    ) -> Self {
         Self(
             (source_port as u64) << 48
                 | (destination_port as u64) << 32
                 | (edge as u64) << 16
                 | (protocol as u64) << 8
+                | (echo as u64 & Self::ECHO) << 1
                 | Self::VALID,
         )
+    }
+
+    /// One of [`crate::headers::echo`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn echo(self) -> u8 {
+        (self.0 >> 1 & Self::ECHO) as u8
     }
 
     /// As in [`crate::headers::Headers`].

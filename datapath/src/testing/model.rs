@@ -63,11 +63,9 @@ impl Model {
         self.first = None;
         let outcome = sight.and_then(|sight| match sight {
             Sight::Link(reason) => Ok(reason),
-            Sight::Packet(seen) if opens(direction, &seen, allows) => {
+            Sight::Packet(seen) => opens(direction, &seen, allows).inspect(|_| {
                 self.first = seen.first.map(|(pieces, edge)| (direction, pieces, edge));
-                Ok(Reason::Allowed)
-            }
-            Sight::Packet(_) => Err(Reason::Policy),
+            }),
             Sight::Other | Sight::Later(..) => Err(Reason::EtherType),
         });
         Expected {
@@ -77,8 +75,12 @@ impl Model {
     }
 }
 
-/// Whether a packet passes that no flow claims.
-fn opens(direction: Direction, seen: &Seen, allows: impl Fn(Asked) -> bool) -> bool {
+/// What becomes of a packet that no flow claims.
+fn opens(
+    direction: Direction,
+    seen: &Seen,
+    allows: impl Fn(Asked) -> bool,
+) -> Result<Reason, Reason> {
     let ask = |opened: Direction, service| {
         let (local, remote) = match direction {
             Direction::Ingress => (seen.destination, seen.source),
@@ -92,31 +94,50 @@ fn opens(direction: Direction, seen: &Seen, allows: impl Fn(Asked) -> bool) -> b
             service,
         })
     };
-    match seen.upper {
-        Upper::Ports([_, to]) => ask(direction, to),
-        Upper::Icmp(kind_and_code) => ask(direction, u16::from_be_bytes(kind_and_code)),
-        Upper::Other => ask(direction, seen.protocol.into()),
-        Upper::Tcp {
-            ports: [_, to],
-            syn: true,
-            ack: false,
-        } => ask(direction, to),
-        // In the middle of a connection from before the agent: as if its opener asked.
-        Upper::Tcp {
-            ports: [from, to],
-            syn,
-            ack: _,
-        } => {
-            let sender = || ask(direction, to);
-            let receiver = || ask(direction.opposite(), from);
-            match (from >= 32_768, to >= 32_768) {
-                _ if syn => receiver(),
-                (true, false) => sender(),
-                (false, true) => receiver(),
-                _ => sender() || receiver(),
-            }
+    let by_policy = |allowed| {
+        if allowed {
+            Ok(Reason::Allowed)
+        } else {
+            Err(Reason::Policy)
         }
+    };
+    let (ports, syn, ack, rst, fin) = match seen.upper {
+        Upper::Ports([_, to]) => return by_policy(ask(direction, to)),
+        Upper::Icmp(kind_and_code) => {
+            return by_policy(ask(direction, u16::from_be_bytes(kind_and_code)));
+        }
+        Upper::Other => return by_policy(ask(direction, seen.protocol.into())),
+        Upper::Tcp {
+            ports,
+            syn,
+            ack,
+            rst,
+            fin,
+        } => (ports, syn, ack, rst, fin),
+    };
+    let [from, to] = ports;
+    let sender = ask(direction, to);
+    let receiver = || ask(direction.opposite(), from);
+    match (syn, ack, rst, fin) {
+        (true, false, false, false) | (false, false, true, false) => by_policy(sender),
+        // The host has accepted what the other end opened.
+        (true, true, false, false) if direction == Direction::Egress => by_policy(receiver()),
+        // In the middle of a connection from before the agent: as if its opener asked.
+        (false, true, _, _) => by_policy(match (caller(from, to), caller(to, from)) {
+            (true, _) => sender,
+            (_, true) => receiver(),
+            _ => sender || receiver(),
+        }),
+        _ if sender => Err(Reason::TcpFlags),
+        _ => Err(Reason::Policy),
     }
+}
+
+/// Whether ports tell that the end of the first one calls the other: a client's a server's.
+fn caller(from: u16, to: u16) -> bool {
+    let of_client = from >= 32_768 && to < 32_768;
+    let of_system = from >= 1_024 && to < 512;
+    of_client || of_system
 }
 
 /// The frames of an input: before each stand two bytes, one bit for egress and fifteen for its length. What

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use etherparse::{
-    Ethernet2HeaderSlice, IpAuthHeaderSlice, Ipv4HeaderSlice, Ipv6FragmentHeaderSlice,
-    Ipv6HeaderSlice, Ipv6RawExtHeaderSlice, SingleVlanHeaderSlice, TcpHeaderSlice, UdpHeaderSlice,
+    Ethernet2HeaderSlice, Ipv4HeaderSlice, Ipv6FragmentHeaderSlice, Ipv6HeaderSlice,
+    Ipv6RawExtHeaderSlice, SingleVlanHeaderSlice, TcpHeaderSlice, UdpHeaderSlice,
 };
 
 use crate::reason::Reason;
@@ -40,6 +40,8 @@ pub(super) enum Upper {
         ports: [u16; 2],
         syn: bool,
         ack: bool,
+        rst: bool,
+        fin: bool,
     },
     /// UDP and SCTP.
     Ports([u16; 2]),
@@ -58,7 +60,7 @@ pub(super) struct Pieces {
     protocol: Option<u8>,
 }
 
-const EXTENSIONS: [u8; 5] = [0, 43, 44, 51, 60];
+const EXTENSIONS: [u8; 4] = [0, 43, 44, 60];
 
 /// Looks at a frame of less than 64 KiB.
 pub(super) fn look(frame: &[u8]) -> Result<Sight, Reason> {
@@ -108,6 +110,16 @@ fn ipv4(rest: &[u8]) -> Result<Sight, Reason> {
     }
     let more = header.more_fragments();
     let (upper, length) = upper(header.protocol().0, payload, more)?;
+    // IGMP (RFC 3376, section 4), which stays on its link.
+    if header.protocol().0 == 2
+        && header.ttl() == 1
+        && !more
+        && header.destination_addr().is_multicast()
+        && payload.len() >= 8
+        && [0x11, 0x12, 0x16, 0x17, 0x22].contains(&payload[0])
+    {
+        return Ok(Sight::Link(Reason::Neighbour));
+    }
     Ok(Sight::Packet(Seen {
         source: pieces.source,
         destination: pieces.destination,
@@ -171,10 +183,6 @@ fn ipv6(rest: &[u8]) -> Result<Sight, Reason> {
                 fragment = Some((pieces, payload.len() - 8));
                 Some(8)
             }
-            51 if payload[1] == 0 => return Err(Reason::Malformed),
-            51 => IpAuthHeaderSlice::from_slice(payload)
-                .ok()
-                .map(|header| header.slice().len()),
             _ => Ipv6RawExtHeaderSlice::from_slice(payload)
                 .ok()
                 .map(|header| header.slice().len()),
@@ -235,6 +243,8 @@ fn upper(protocol: u8, payload: &[u8], more: bool) -> Result<(Upper, usize), Rea
                     ports: [header.source_port(), header.destination_port()],
                     syn: header.syn(),
                     ack: header.ack(),
+                    rst: header.rst(),
+                    fin: header.fin(),
                 },
                 header.slice().len(),
             )),

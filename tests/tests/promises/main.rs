@@ -7,8 +7,10 @@
 mod a_busy_host_learns_its_flows_before_it_enforces;
 mod a_confirmation_means_enforced;
 mod a_host_keeps_its_lease;
+mod a_host_keeps_its_way_and_its_word_on_its_network;
 mod a_host_that_cannot_enforce_says_why;
 mod a_packet_in_pieces_is_judged_as_a_whole;
+mod a_peer_cannot_choose_who_opened_its_connection;
 mod a_policy_cannot_lock_the_operator_out;
 mod a_policy_that_costs_the_controller_is_rolled_back;
 mod an_exception_ends_on_time;

@@ -105,3 +105,64 @@ fn a_packet_that_claims_the_hosts_own_address() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn every_probe_of_a_denied_port_is_reported_whatever_its_flags() -> Result<()> {
+    Lab::run(&[HostSpec::APP], |lab| {
+        lab.serve("app-1", &[Tcp(8080), Tcp(8081)])?;
+        // What app-1 opens itself is open: an answer to it would pass.
+        lab.apply(&policy(&["appliesTo: app, ingress: [{ from: [\
+            { subnet: 10.66.9.20/32 }, { subnet: 'fd66:9::20/128' }], allow: [tcp/8080] }]"]))?;
+        let mut probes = Vec::new();
+        for (family, first) in [(Family::V4, 42_000), (Family::V6, 43_000)] {
+            for (source, (option, state)) in (first..).zip([
+                ("-sN", "open|filtered"),
+                ("-sF", "open|filtered"),
+                ("-sX", "open|filtered"),
+                ("-sM", "open|filtered"),
+                ("-sA", "filtered"),
+            ]) {
+                let port = source.to_string();
+                let found = scan(lab, family, &[option, "-g", &port])?;
+                ensure!(found[1..] == [state; 2], "{family} {option}: {found:?}");
+                probes.push((source, 8081));
+                probes.push((source, 8082));
+            }
+        }
+        let to = lab.address("app-1", Family::V4)?.to_string();
+        for (source, flags) in (44_000..).zip([
+            &[][..],
+            &["-F"],
+            &["-P"],
+            &["-U"],
+            &["-F", "-P", "-U"],
+            &["-S", "-F"],
+            &["-S", "-R"],
+            &["-S", "-A"],
+            &["-R"],
+            &["-A"],
+            &["-X", "-Y"],
+        ]) {
+            let port = source.to_string();
+            let mut hping = lab.namespace("client-1")?.command("hping3");
+            hping.args(["-n", "-c", "1", "-p", "8081", "-s", &port, "-k"]);
+            let heard = run(hping.args(flags).arg(&to))?;
+            ensure!(!heard.contains("flags="), "{flags:?} is answered:\n{heard}");
+            probes.push((source, 8081));
+        }
+        for (source, port) in probes {
+            lab.wait_denial(
+                &format!("from port {source} to {port}"),
+                "app-1",
+                |denial| {
+                    denial.peer_port == source
+                        && denial.local_port == port
+                        && denial.protocol == "tcp"
+                        && denial.direction == "ingress"
+                        && denial.file.ends_with(".yaml")
+                },
+            )?;
+        }
+        Ok(())
+    })
+}

@@ -153,7 +153,7 @@ impl Bench {
             }
             match (outcome, asked_of.get()) {
                 (Ok(_), Some(ends)) => drop(self.flows.insert(ends)),
-                (Err(Reason::Policy), Some(ends)) if self.may_pass(ends) => {
+                (Err(Reason::Policy | Reason::TcpFlags), Some(ends)) if self.may_pass(ends) => {
                     self.enforcer.programs.forget_flows().unwrap();
                     self.flows.clear();
                     self.tally.emptied += 1;
@@ -248,4 +248,37 @@ fn other_ethertypes_pass_by_the_setting_alone() {
     let counters = enforcer.counters().unwrap();
     assert_eq!(counters.packets_denied, 4);
     assert!(counters.reasons.contains(&("ethertype-passed", 2)));
+}
+
+#[test]
+fn in_quarantine_no_setting_lets_other_ethertypes_pass() {
+    let bpffs = Bpffs::new();
+    let mut enforcer = bpffs.enforcer();
+    let local = LocalTiers {
+        other_ethertypes: OtherEthertypes::Pass,
+        ..LocalTiers::default()
+    };
+    let mut quarantine = uniform(Action::Deny);
+    for rule in &mut quarantine.rules {
+        rule.tier = Tier::Quarantine;
+    }
+    // MPLS and PPPoE.
+    let frames = [[0x88, 0x47], [0x88, 0x64]].map(|ether_type| {
+        let mut frame = vec![0; 60];
+        frame[12..14].copy_from_slice(&ether_type);
+        frame
+    });
+    for (number, policy, verdict) in [
+        (1, uniform(Action::Allow), Verdict::Pass),
+        (2, quarantine, Verdict::Drop),
+        (3, uniform(Action::Deny), Verdict::Pass),
+    ] {
+        enforcer.apply(&policy, [number; 32], &local, DAWN).unwrap();
+        for frame in &frames {
+            for direction in [Direction::Ingress, Direction::Egress] {
+                let judged = enforcer.programs.test_run(direction, frame).unwrap();
+                assert_eq!(judged, verdict, "policy {number}");
+            }
+        }
+    }
 }

@@ -248,7 +248,7 @@ fn a_host_that_policy_lets_talk_keeps_no_flows_of_its_client() {
     egress(&tables, &request(LEASED, SERVER_4, 7), 1);
     assert_eq!(ingress(&tables, &answer(SERVER_4, LEASED, 7), 1), Pass);
     let flows = tables.ipv4.flows.borrow();
-    assert!(flows.keys().all(|key| key.zero != flow_kind::PACKETS));
+    assert!(flows.keys().all(|key| key.kind != flow_kind::PACKETS));
 }
 
 #[test]
@@ -282,13 +282,13 @@ fn a_packet_on_the_wire_has_the_key_of_no_exchange() {
     // The transaction 0x00430044 makes the ports of the entry those of DHCP.
     let tables = lifeline(false, true);
     egress(&tables, &request(NOBODY, BROADCAST, 0x0043_0044), 1);
-    let key = |zero| FlowKey {
+    let key = |kind| FlowKey {
         remote: Ipv4::UNSPECIFIED,
         local: Ipv4::UNSPECIFIED,
         remote_port: 67,
         local_port: 68,
         protocol: 17,
-        zero,
+        kind,
         zeros: 0,
     };
     {

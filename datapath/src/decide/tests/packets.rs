@@ -141,25 +141,39 @@ fn other_ethertypes_pass_by_the_setting_alone() {
 }
 
 #[test]
-fn the_upper_layer_is_found_behind_an_authentication_header() {
-    let tables = tables(World::Https);
-    let mut frame = Vec::new();
+fn an_authentication_header_is_a_protocol_of_its_own_in_both_families() {
+    let mut inside = Vec::new();
     let mut tcp = TcpHeader::new(40000, 443, 1, 1024);
     tcp.syn = true;
     let ah = etherparse::IpAuthHeader::new(6.into(), 1, 1, &[0; 12]).unwrap();
-    ah.write(&mut frame).unwrap();
-    tcp.write(&mut frame).unwrap();
-    let mut whole = Vec::new();
-    PacketBuilder::ethernet2([2; 6], [4; 6])
-        .ipv6(FRIEND6, HOST6, 64)
-        .write(&mut whole, 51.into(), &frame)
+    ah.write(&mut inside).unwrap();
+    tcp.write(&mut inside).unwrap();
+    let link = || PacketBuilder::ethernet2([2; 6], [4; 6]);
+    let mut frames = [Vec::new(), Vec::new()];
+    link()
+        .ipv4(FRIEND, HOST, 64)
+        .write(&mut frames[0], 51.into(), &inside)
         .unwrap();
-    assert_eq!(ingress(&tables, &whole, 1), Verdict::Pass);
-    let mut other_port = whole;
-    let port = other_port.len() - 17;
-    other_port[port] = 0;
-    assert_eq!(ingress(&tables, &other_port, 1), Verdict::Drop);
-    assert_eq!(tables.packets(Reason::Policy), 1);
+    link()
+        .ipv6(FRIEND6, HOST6, 64)
+        .write(&mut frames[1], 51.into(), &inside)
+        .unwrap();
+    for frame in &frames {
+        // What it holds is allowed, and decides nothing.
+        let mut tables = tables(World::Https);
+        assert_eq!(ingress(&tables, frame, 1), Verdict::Drop);
+        assert_eq!(tables.packets(Reason::Policy), 1);
+        allow_in(&mut tables, 5, 51);
+        assert_eq!(ingress(&tables, frame, 2), Verdict::Pass);
+    }
+}
+
+/// Lets a key of a protocol slot in, from the friends, in the live generation.
+fn allow_in(tables: &mut MemoryTables, slot: u32, key: u16) {
+    let generation = tables.generation.get();
+    let index = page_index(generation, Direction::Ingress, slot, key);
+    let page = tables.port_pages.get_mut(&index).unwrap();
+    page.0[usize::from(key) % PAGE_KEYS] = HTTPS;
 }
 
 #[test]
@@ -250,6 +264,10 @@ fn an_icmp_error_goes_to_the_end_that_sent_what_it_quotes_and_to_no_other() {
     // The friend's connection to this host; the host complains, and tells a stranger.
     let received = tcp(CLIENT, SERVER, SYN);
     assert_eq!(ingress(&tables, &received, 1), Verdict::Pass);
+    assert_eq!(
+        egress(&tables, &tcp(SERVER, CLIENT, SYN | ACK), 1),
+        Verdict::Pass
+    );
     let kind = etherparse::Icmpv4Type::DestinationUnreachable(
         etherparse::icmpv4::DestUnreachableHeader::Port,
     );
@@ -296,7 +314,103 @@ fn devices_join_their_network_under_any_policy() {
     assert_eq!(tables.packets(Reason::LinkControl), 1);
 }
 
+/// An ICMP message to the host from a friend, of either family.
+fn icmp(family: u8, kind: u8, code: u8, rest: u32) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let link = PacketBuilder::ethernet2([2; 6], [4; 6]);
+    let rest = rest.to_be_bytes();
+    if family == 4 {
+        let icmp = link.ipv4(FRIEND, HOST, 64).icmpv4_raw(kind, code, rest);
+        icmp.write(&mut frame, &[0; 32]).unwrap();
+    } else {
+        let icmp = link.ipv6(FRIEND6, HOST6, 64).icmpv6_raw(kind, code, rest);
+        icmp.write(&mut frame, &[0; 32]).unwrap();
+    }
+    frame
+}
+
+/// The other way round.
+fn turned(frame: &[u8]) -> Vec<u8> {
+    let mut turned = frame.to_vec();
+    if frame[12] == 0x08 {
+        turned[26..30].copy_from_slice(&frame[30..34]);
+        turned[30..34].copy_from_slice(&frame[26..30]);
+    } else {
+        turned[22..38].copy_from_slice(&frame[38..54]);
+        turned[38..54].copy_from_slice(&frame[22..38]);
+    }
+    turned
+}
+
+/// Slot, echo request and echo reply of a family.
+const fn echo_of(family: u8) -> (u32, u8, u8) {
+    if family == 4 {
+        (3, 8, 0)
+    } else {
+        (4, 128, 129)
+    }
+}
+
+#[test]
+fn who_may_ping_may_send_no_other_icmp_whatever_the_identifier() {
+    for family in [4, 6] {
+        let (slot, request, reply) = echo_of(family);
+        let mut tables = tables(World::HttpsOnly);
+        allow_in(&mut tables, slot, u16::from(request) << 8);
+        for identifier in 0..=u16::MAX {
+            let [kind, code] = identifier.to_be_bytes();
+            tables.ipv4.flows.borrow_mut().clear();
+            tables.ipv6.flows.borrow_mut().clear();
+            let ping = icmp(family, request, 0, u32::from(identifier) << 16);
+            assert_eq!(ingress(&tables, &ping, 1), Verdict::Pass);
+            let answer = turned(&icmp(family, reply, 0, u32::from(identifier) << 16));
+            assert_eq!(egress(&tables, &answer, 1), Verdict::Pass);
+            if [kind, code] == [request, 0] {
+                continue;
+            }
+            let other = icmp(family, kind, code, u32::from(identifier) << 16);
+            assert_eq!(ingress(&tables, &other, 2), Verdict::Drop, "{kind}/{code}");
+            if kind != reply || code != 0 {
+                let other = turned(&other);
+                assert_eq!(egress(&tables, &other, 2), Verdict::Drop, "{kind}/{code}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reply_that_nobody_asked_for_lets_no_request_out() {
+    for family in [4, 6] {
+        let (slot, request, reply) = echo_of(family);
+        let mut tables = tables(World::HttpsOnly);
+        allow_in(&mut tables, slot, u16::from(reply) << 8);
+        assert_eq!(
+            ingress(&tables, &icmp(family, reply, 0, 7 << 16), 1),
+            Verdict::Pass
+        );
+        let request = turned(&icmp(family, request, 0, 7 << 16));
+        assert_eq!(egress(&tables, &request, 2), Verdict::Drop);
+    }
+}
+
 proptest! {
+    #[test]
+    fn an_icmp_message_lets_no_other_type_or_code_in(allowed: [u8; 2], other: [u8; 2], rest: u32, family in prop::sample::select(vec![4u8, 6])) {
+        prop_assume!(allowed != other);
+        let (slot, request, reply) = echo_of(family);
+        let mut tables = tables(World::HttpsOnly);
+        allow_in(&mut tables, slot, u16::from_be_bytes(allowed));
+        let [kind, code] = allowed;
+        let message = icmp(family, kind, code, rest);
+        prop_assert_eq!(ingress(&tables, &message, 1), Verdict::Pass);
+        let [kind, code] = other;
+        let second = icmp(family, kind, code, rest);
+        prop_assert_eq!(ingress(&tables, &second, 2), Verdict::Drop);
+        if !(allowed == [request, 0] && other == [reply, 0]) {
+            prop_assert_eq!(egress(&tables, &turned(&second), 2), Verdict::Drop);
+        }
+    }
+
     #[test]
     fn a_packet_cut_short_never_passes(keep in 0..58usize) {
         let tables = tables(World::Https);

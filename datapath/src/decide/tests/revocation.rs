@@ -107,35 +107,40 @@ fn a_connection_from_before_the_agent_goes_on_where_policy_allows_either_end_to_
 }
 
 #[test]
-fn who_speaks_first_after_the_agent_comes_is_not_taken_for_the_opener() {
-    // Denied inward: cut, although everything outward is allowed.
-    let mut tables = seen_from_the_middle(World::Https);
-    publish(&mut tables, World::NothingIn);
-    assert_eq!(egress(&tables, &tcp(SERVER, CLIENT, ACK), 3), Verdict::Drop);
-    assert_eq!(
-        ingress(&tables, &tcp(CLIENT, SERVER, ACK), 4),
-        Verdict::Drop
-    );
-    // Denied outward, allowed inward: it lives on.
-    let mut tables = seen_from_the_middle(World::Https);
-    publish(&mut tables, World::NothingOut);
-    assert_eq!(egress(&tables, &tcp(SERVER, CLIENT, ACK), 3), Verdict::Pass);
-    assert_eq!(
-        ingress(&tables, &tcp(CLIENT, SERVER, ACK), 4),
-        Verdict::Pass
-    );
+fn a_connection_of_unknown_opener_outlives_a_judgement_if_both_orientations_are_allowed() {
+    let (low, high) = ((HOST, 50_051), (STRANGER, 40_000));
+    for (local, remote) in [
+        (SERVER, CLIENT),
+        (low, high),
+        ((HOST, 40_000), (FRIEND, 80)),
+    ] {
+        for (world, verdict) in [
+            (World::All, Verdict::Pass),
+            (World::NothingIn, Verdict::Drop),
+            (World::NothingOut, Verdict::Drop),
+        ] {
+            let mut tables = tables(World::All);
+            assert_eq!(egress(&tables, &tcp(local, remote, ACK), 1), Verdict::Pass);
+            assert_eq!(ingress(&tables, &tcp(remote, local, ACK), 2), Verdict::Pass);
+            publish(&mut tables, world);
+            assert_eq!(egress(&tables, &tcp(local, remote, ACK), 3), verdict);
+            assert_eq!(ingress(&tables, &tcp(remote, local, ACK), 4), verdict);
+        }
+    }
 }
 
 #[test]
-fn where_the_ports_do_not_tell_either_end_may_have_opened_it() {
-    let (local, remote) = ((HOST, 50_051), (STRANGER, 40_000));
+fn what_lies_below_every_policy_is_not_cut_where_the_opener_is_unknown() {
+    // As the way to the controller: allowed outward alone, and by no policy.
+    let (local, remote) = ((HOST, 40_000), (FRIEND, 7443));
     let mut tables = tables(World::NothingIn);
-    assert_eq!(ingress(&tables, &tcp(remote, local, ACK), 1), Verdict::Pass);
-    publish(&mut tables, World::NothingOut);
-    assert_eq!(ingress(&tables, &tcp(remote, local, ACK), 2), Verdict::Pass);
-    publish(&mut tables, World::Nothing);
-    assert_eq!(ingress(&tables, &tcp(remote, local, ACK), 3), Verdict::Drop);
-    assert_eq!(egress(&tables, &tcp(local, remote, ACK), 4), Verdict::Drop);
+    assert_eq!(egress(&tables, &tcp(local, remote, ACK), 1), Verdict::Pass);
+    publish(&mut tables, World::NothingIn);
+    for cell in tables.matrix.values_mut() {
+        cell.enforced = cell.enforced.strict();
+    }
+    assert_eq!(egress(&tables, &tcp(local, remote, ACK), 2), Verdict::Pass);
+    assert_eq!(ingress(&tables, &tcp(remote, local, ACK), 3), Verdict::Pass);
 }
 
 #[test]

@@ -13,13 +13,19 @@ pub(super) struct Packet {
 /// What it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// TCP, to open.
+    /// TCP and SCTP, to open.
     Syn,
-    /// TCP, in the middle.
+    /// TCP and SCTP, to accept.
+    SynAck,
+    /// TCP and SCTP, in the middle.
     Ack,
     /// TCP, to close.
     Fin,
-    /// UDP, SCTP, ICMP echo.
+    /// TCP, of no connection.
+    Reset,
+    /// TCP, with no flags at all.
+    Null,
+    /// UDP, ICMP echo.
     Datagram,
     /// UDP in two fragments.
     Fragments,
@@ -51,9 +57,14 @@ impl Packet {
     pub fn random(flow: &Flow, mut below: impl FnMut(usize) -> usize) -> Self {
         let by_opener = below(5) < 3;
         let kind = match flow.port.slot {
-            ProtocolSlot::Tcp if by_opener && below(3) == 0 => Kind::Syn,
-            ProtocolSlot::Tcp if below(12) == 0 => Kind::Fin,
-            ProtocolSlot::Tcp => Kind::Ack,
+            ProtocolSlot::Tcp | ProtocolSlot::Sctp if by_opener && below(3) == 0 => Kind::Syn,
+            ProtocolSlot::Tcp | ProtocolSlot::Sctp if !by_opener && below(3) == 0 => Kind::SynAck,
+            // What an attacker mixes in.
+            ProtocolSlot::Tcp | ProtocolSlot::Sctp if below(8) == 0 => {
+                [Kind::Syn, Kind::SynAck][below(2)]
+            }
+            ProtocolSlot::Tcp if below(5) == 0 => [Kind::Fin, Kind::Reset, Kind::Null][below(3)],
+            ProtocolSlot::Tcp | ProtocolSlot::Sctp => Kind::Ack,
             ProtocolSlot::Udp if below(4) == 0 => Kind::Fragments,
             _ => Kind::Datagram,
         };
@@ -85,6 +96,9 @@ impl Packet {
                 let segment = network.tcp(from, to, 1, 1024);
                 let segment = match self.kind {
                     Kind::Syn => segment.syn(),
+                    Kind::SynAck => segment.syn().ack(1),
+                    Kind::Reset => segment.rst(),
+                    Kind::Null => segment,
                     Kind::Fin => segment.ack(1).fin(),
                     _ => segment.ack(1),
                 };
@@ -93,7 +107,12 @@ impl Packet {
             ProtocolSlot::Udp => network.udp(from, to).write(&mut frame, &payload),
             ProtocolSlot::Sctp => {
                 let [[a, b], [c, d]] = [from.to_be_bytes(), to.to_be_bytes()];
-                let sctp = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0];
+                let chunk = match self.kind {
+                    Kind::Syn => 1,
+                    Kind::SynAck => 2,
+                    _ => 0,
+                };
+                let sctp = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, chunk, 0, 0, 4];
                 network.write(&mut frame, 132.into(), &sctp)
             }
             _ => match (source.is_ipv4(), self.by_opener) {

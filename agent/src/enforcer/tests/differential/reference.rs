@@ -17,8 +17,9 @@ pub(super) struct World {
 #[derive(Clone, Copy, Debug)]
 struct Answer {
     allows: bool,
-    /// Its deny is meant for every packet.
-    strict: bool,
+    /// It is of a tier above what operators write: a deny is meant for every packet, and an allow holds also
+    /// where nobody knows who opened the connection.
+    firm: bool,
 }
 
 impl World {
@@ -44,8 +45,7 @@ impl World {
                 };
                 Answer {
                     allows: side.enforced.effect == Effect::Allow,
-                    strict: side.enforced.effect == Effect::Deny
-                        && side.enforced.tier < Tier::Guardrail,
+                    firm: side.enforced.tier < Tier::Guardrail,
                 }
             })
     }
@@ -68,21 +68,37 @@ pub(super) struct Reference {
 /// What the flow table has of it.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// Who opened it, and what for.
-    opened: Opened,
-    goes_on: bool,
-    revoked: bool,
+    opener: Opener,
+    /// The host itself has shown who it is.
+    is_seen: bool,
+    state: State,
     /// Judged by the present world.
     judged: bool,
 }
 
-/// A flow that was opened.
-#[derive(Clone, Copy, Debug)]
-enum Opened {
-    /// In the sequence's direction, or against it, with what was asked for.
-    By { opener: bool, asks: Flow },
-    /// By whom is not known.
-    ByEither,
+/// Who opened a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opener {
+    /// The end that the sequence is named after, or the other.
+    End {
+        opener: bool,
+    },
+    Both,
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    New,
+    Established,
+    Closing,
+    Revoked,
+}
+
+impl Entry {
+    fn goes_on(&self) -> bool {
+        matches!(self.state, State::New | State::Established)
+    }
 }
 
 impl Reference {
@@ -110,6 +126,13 @@ impl Reference {
                 entry.judged = false;
             }
         }
+        // Both ends that go on after a FIN bring the connection back after a second: this knows no time.
+        let is_closing = |entry: Entry| entry.state == State::Closing;
+        let kind = match packet.kind {
+            Kind::Ack if self.entry.is_some_and(is_closing) => Kind::Fin,
+            kind => kind,
+        };
+        let packet = Packet { kind, ..packet };
         self.fragments += 1;
         // No two packets of a round have it.
         let identification = self.client.wrapping_mul(64).wrapping_add(self.fragments);
@@ -129,117 +152,185 @@ impl Reference {
             .collect()
     }
 
+    fn is_connection(&self) -> bool {
+        matches!(self.flow.port.slot, ProtocolSlot::Tcp | ProtocolSlot::Sctp)
+    }
+
     fn judge(&mut self, world: &World, packet: Packet) -> Result<Reason, Reason> {
         let Some(mut entry) = self.entry else {
-            return self.judge_without(world, packet);
+            return self.judge_without(world, packet, false);
         };
-        // A connection that is over makes room for another.
-        if packet.kind == Kind::Syn && (!entry.goes_on || !self.opened_by_sender(&entry, packet)) {
-            return if entry.goes_on {
-                self.pass_by(world, packet)
-            } else {
-                self.judge_without(world, packet)
-            };
+        let outward = packet.by_opener != self.inward;
+        let sender = Opener::End {
+            opener: packet.by_opener,
+        };
+        let is_its_own = entry.opener == sender;
+        if !self.is_connection() {
+            // A request on the identifier of a reply that nobody asked for.
+            let is_ping = self.flow.port.slot != ProtocolSlot::Udp;
+            if is_ping && packet.by_opener && !is_its_own {
+                return self.judge_without(world, packet, false);
+            }
+        } else if packet.kind == Kind::Syn {
+            let is_known = is_its_own
+                && entry.goes_on()
+                && if outward {
+                    entry.is_seen && entry.state == State::New
+                } else {
+                    entry.is_seen || entry.judged
+                };
+            if !is_known {
+                if outward || is_its_own && entry.is_seen {
+                    return self.judge_without(world, packet, true);
+                }
+                // It passes by itself, and changes nothing.
+                return self.by_policy(self.ask(world, packet.by_opener).allows);
+            }
         }
-        if !entry.judged || entry.revoked {
+        if outward && packet.kind == Kind::SynAck {
+            entry = self.accept(entry);
+        }
+        if !entry.judged || entry.state == State::Revoked {
             entry.judged = true;
-            if !self.allows(world, entry.opened) {
-                entry.revoked = true;
-                entry.goes_on = false;
+            if !self.may_go_on(world, &entry) {
+                entry.state = State::Revoked;
                 self.entry = Some(entry);
                 return Err(Reason::Revoked);
             }
-            if entry.revoked {
-                entry.revoked = false;
-                entry.goes_on = true;
+            if entry.state == State::Revoked {
+                entry.state = State::Established;
             }
         }
-        if packet.kind == Kind::Fin {
-            entry.goes_on = false;
+        let is_over = if self.is_connection() {
+            outward && matches!(packet.kind, Kind::Ack | Kind::Fin)
+        } else {
+            true
+        };
+        if entry.state != State::New || is_over {
+            if matches!(packet.kind, Kind::Fin | Kind::Reset) {
+                entry.state = State::Closing;
+            } else if entry.state == State::New && self.is_connection() {
+                entry.state = State::Established;
+            }
         }
         self.entry = Some(entry);
         Ok(Reason::Allowed)
     }
 
-    fn opened_by_sender(&self, entry: &Entry, packet: Packet) -> bool {
-        match entry.opened {
-            Opened::By { opener, .. } => opener == packet.by_opener,
-            Opened::ByEither => false,
+    /// The end that is elsewhere.
+    fn remote(&self) -> Opener {
+        Opener::End {
+            opener: self.inward,
         }
     }
 
-    /// A SYN on the ports of a connection that goes on and is not its own.
-    fn pass_by(&self, world: &World, packet: Packet) -> Result<Reason, Reason> {
-        if self.allows(world, self.asked_by(packet)) {
+    /// The host accepts a connection.
+    fn accept(&self, entry: Entry) -> Entry {
+        let is_new = entry.state == State::New;
+        let is_asked_for = entry.opener == self.remote() && (entry.is_seen || is_new);
+        let (opener, state) = match entry.state {
+            State::New if entry.is_seen && entry.opener != self.remote() => {
+                (Opener::Both, State::New)
+            }
+            State::Revoked => (self.remote(), State::Revoked),
+            _ => (self.remote(), State::Established),
+        };
+        Entry {
+            opener,
+            is_seen: true,
+            state,
+            judged: entry.judged && is_asked_for,
+        }
+    }
+
+    fn may_go_on(&self, world: &World, entry: &Entry) -> bool {
+        if let Opener::End { opener } = entry.opener
+            && entry.is_seen
+        {
+            return self.ask(world, opener).allows;
+        }
+        let ends = [true, false].map(|opener| self.ask(world, opener));
+        ends.iter().any(|end| end.allows && end.firm) || ends.iter().all(|end| end.allows)
+    }
+
+    /// What policy says if this end opens.
+    fn ask(&self, world: &World, opener: bool) -> Answer {
+        let asks = if opener {
+            self.flow
+        } else {
+            let PortKey { slot, .. } = self.flow.port;
+            let key = match slot {
+                ProtocolSlot::Icmp => 0,
+                ProtocolSlot::Icmpv6 => 129 << 8,
+                _ => self.client,
+            };
+            Flow {
+                source: self.flow.destination,
+                destination: self.flow.source,
+                port: PortKey { slot, key },
+            }
+        };
+        world.ask(asks, opener == self.inward)
+    }
+
+    fn by_policy(&self, allows: bool) -> Result<Reason, Reason> {
+        if allows {
             Ok(Reason::Allowed)
         } else {
             Err(Reason::Policy)
         }
     }
 
-    /// What the sender asks for, if it opens.
-    fn asked_by(&self, packet: Packet) -> Opened {
-        let mut asks = self.flow;
-        if !packet.by_opener {
-            asks = Flow {
-                source: self.flow.destination,
-                destination: self.flow.source,
-                port: PortKey {
-                    slot: self.flow.port.slot,
-                    key: match self.flow.port.slot {
-                        ProtocolSlot::Icmp => 0,
-                        ProtocolSlot::Icmpv6 => 129 << 8,
-                        _ => self.client,
-                    },
-                },
-            };
-        }
-        Opened::By {
+    /// A packet that no entry claims. `over` where the same end has opened a connection before.
+    fn judge_without(
+        &mut self,
+        world: &World,
+        packet: Packet,
+        over: bool,
+    ) -> Result<Reason, Reason> {
+        let asked = self.ask(world, packet.by_opener);
+        let outward = packet.by_opener != self.inward;
+        let sender = Opener::End {
             opener: packet.by_opener,
-            asks,
-        }
-    }
-
-    fn answer(&self, world: &World, opened: Opened) -> Answer {
-        match opened {
-            Opened::By { opener, asks } => world.ask(asks, opener == self.inward),
-            Opened::ByEither => {
-                let [one, other] = [true, false].map(|by_opener| {
-                    let kind = Kind::Ack;
-                    self.answer(world, self.asked_by(Packet { by_opener, kind }))
-                });
-                if one.allows { one } else { other }
-            }
-        }
-    }
-
-    fn allows(&self, world: &World, opened: Opened) -> bool {
-        self.answer(world, opened).allows
-    }
-
-    fn judge_without(&mut self, world: &World, packet: Packet) -> Result<Reason, Reason> {
-        let asked = self.asked_by(packet);
-        let is_middle = matches!(packet.kind, Kind::Ack | Kind::Fin);
-        let opened = if !is_middle {
-            asked
-        } else if self.flow.port.key >= 32_768 {
-            Opened::ByEither
-        } else {
-            self.asked_by(Packet {
-                by_opener: true,
-                ..packet
-            })
         };
-        let sender = self.answer(world, asked);
-        let excepted = sender.allows || !sender.strict;
-        let passes = self.allows(world, opened) && (!is_middle || excepted);
-        if !passes {
-            return Err(Reason::Policy);
-        }
+        let is_tcp = self.flow.port.slot == ProtocolSlot::Tcp;
+        let guess = if self.flow.port.key >= 32_768 {
+            Opener::Unknown
+        } else {
+            Opener::End { opener: true }
+        };
+        let (opener, is_seen, state, passes) = match packet.kind {
+            Kind::Datagram | Kind::Fragments => (sender, true, State::New, asked.allows),
+            Kind::Syn => (sender, outward || over, State::New, asked.allows),
+            Kind::SynAck if outward => {
+                let passes = self.ask(world, self.inward).allows;
+                let passes = passes && (asked.allows || !asked.firm);
+                (self.remote(), true, State::Established, passes)
+            }
+            Kind::SynAck | Kind::Ack if !is_tcp => (guess, false, State::Established, asked.allows),
+            Kind::SynAck | Kind::Null if asked.allows => return Err(Reason::TcpFlags),
+            Kind::SynAck | Kind::Null => return Err(Reason::Policy),
+            Kind::Reset => (sender, false, State::Closing, asked.allows),
+            Kind::Ack | Kind::Fin => {
+                let may = |opener| self.ask(world, opener).allows;
+                let passes = match guess {
+                    Opener::End { opener } => may(opener),
+                    _ => may(true) || may(false),
+                };
+                let state = if packet.kind == Kind::Fin {
+                    State::Closing
+                } else {
+                    State::Established
+                };
+                let passes = passes && (asked.allows || !asked.firm);
+                (guess, false, state, passes)
+            }
+        };
+        self.by_policy(passes)?;
         self.entry = Some(Entry {
-            opened,
-            goes_on: packet.kind != Kind::Fin,
-            revoked: false,
+            opener,
+            is_seen,
+            state,
             judged: true,
         });
         Ok(Reason::Allowed)
