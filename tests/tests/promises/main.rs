@@ -33,4 +33,5 @@ mod scanners_see_what_policy_allows;
 mod the_demo_keeps_its_word;
 mod the_readmes_five_minutes;
 mod what_goes_wrong_on_the_way_is_heard;
+mod what_is_dropped_is_said;
 mod what_no_policy_allows_is_denied;
