@@ -16,7 +16,7 @@ pub(super) struct Decision {
     pub outcome: Outcome,
     pub note: Note,
     /// Zero.
-    pub padding: u8,
+    pub _padding: u8,
     pub ruling: Ruling,
 }
 
@@ -43,7 +43,7 @@ impl Decision {
         Self {
             outcome: Ok(Reason::Allowed),
             note: Note::Nothing,
-            padding: 0,
+            _padding: 0,
             ruling: Ruling::new(0, true),
         }
     }
@@ -65,7 +65,7 @@ impl Decision {
         Self {
             outcome: Err(reason),
             note,
-            padding: 0,
+            _padding: 0,
             ruling,
         }
     }
@@ -76,7 +76,7 @@ impl Decision {
         Self {
             outcome: Err(reason),
             note: Note::Nothing,
-            padding: 0,
+            _padding: 0,
             ruling: Ruling::NO_ANSWER,
         }
     }
@@ -94,7 +94,7 @@ impl Decision {
         Self {
             outcome: Ok(reason),
             note,
-            padding: 0,
+            _padding: 0,
             ruling,
         }
     }
