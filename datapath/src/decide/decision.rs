@@ -16,7 +16,8 @@ pub(super) struct Decision {
     pub outcome: Outcome,
     pub note: Note,
     /// Zero.
-    pub _padding: u8,
+    #[expect(dead_code, reason = "all bytes of what stands in a register are set")]
+    pub padding: u8,
     pub ruling: Ruling,
 }
 
@@ -43,7 +44,7 @@ impl Decision {
         Self {
             outcome: Ok(Reason::Allowed),
             note: Note::Nothing,
-            _padding: 0,
+            padding: 0,
             ruling: Ruling::new(0, true),
         }
     }
@@ -65,7 +66,7 @@ impl Decision {
         Self {
             outcome: Err(reason),
             note,
-            _padding: 0,
+            padding: 0,
             ruling,
         }
     }
@@ -76,7 +77,7 @@ impl Decision {
         Self {
             outcome: Err(reason),
             note: Note::Nothing,
-            _padding: 0,
+            padding: 0,
             ruling: Ruling::NO_ANSWER,
         }
     }
@@ -94,7 +95,7 @@ impl Decision {
         Self {
             outcome: Ok(reason),
             note,
-            _padding: 0,
+            padding: 0,
             ruling,
         }
     }

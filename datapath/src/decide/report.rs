@@ -39,7 +39,7 @@ impl<T: Tables> Judge<'_, T> {
         let Decision {
             outcome,
             note,
-            _padding: _,
+            padding: _,
             ruling,
         } = decision;
         let generation = self.generation;

@@ -19,8 +19,6 @@ const REVOKED: &str = "appliesTo: app, ingress: []";
 /// In it `local` and `remote` are the addresses of app-1 and client-1. It says a line when its connection has echoed
 /// something, and for each line that it hears whether the connection does so once more.
 const PEER: &str = r"
-import socket, sys
-from scapy.all import *
 def forge(**fields):
     send(header(src=remote, dst=local)/TCP(sport=port, dport=8080, **fields), verbose=0)
 def talks(connection, patience):
@@ -62,8 +60,8 @@ impl Peer {
             Family::V6 => ("IPv6", "AF_INET6"),
         };
         let script = format!(
-            "import socket\nfrom scapy.all import {header} as header\n\
-             family, port = socket.{number}, {port}\nlocal, remote = {local:?}, {remote:?}\n{PEER}",
+            "from scapy.all import *\nimport socket, sys\n\
+             header, family, port = {header}, socket.{number}, {port}\nlocal, remote = {local:?}, {remote:?}\n{PEER}",
             local = lab.address("app-1", family)?.to_string(),
             remote = lab.address("client-1", family)?.to_string(),
         );
