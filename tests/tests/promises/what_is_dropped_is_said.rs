@@ -1,7 +1,7 @@
 //! A packet that no rule can judge is an event too, with what was seen of it; and what hosts need beside IP passes.
 
 use anyhow::{Context, Result, ensure};
-use lab::{Denial, HostSpec, Lab, Place};
+use lab::{Denial, HostSpec, LONG, Lab, Place, Service::Udp, wait_until};
 
 use crate::policies::policy;
 
@@ -198,6 +198,50 @@ fn and_what_hosts_need_beside_ip_passes() -> Result<()> {
         // All that leave, and six that arrive: the bridge between the two takes the rest.
         ensure!(passed >= frames.len() as u64 + 6, "{passed} passed");
         ensure!(lab.counted("web-1", "ethertype")? == dropped);
+        Ok(())
+    })
+}
+
+/// Sends datagrams from web-1 to peer-1 through a packet socket, past the queueing disciplines or not.
+fn send_raw(lab: &Lab, port: u16, past_qdiscs: bool) -> Result<()> {
+    let script = format!(
+        "from scapy.all import *\nimport socket\n\
+         mac = getmacbyip('10.66.1.20')\n\
+         frame = Ether(src=get_if_hwaddr('eth0'), dst=mac)/IP(src='10.66.1.10', dst='10.66.1.20')/UDP(sport=4000, dport={port})/b'x'\n\
+         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n\
+         raw.bind(('eth0', 0))\n\
+         raw.setsockopt(263, 20, {bypass}) # SOL_PACKET, PACKET_QDISC_BYPASS\n\
+         try: raw.send(bytes(frame))\n\
+         except OSError as error: assert error.errno == 105\n",
+        bypass = u8::from(past_qdiscs),
+    );
+    let mut python = lab.namespace("web-1")?.command("/usr/bin/python3");
+    let output = python.args(["-c", &script]).output();
+    let output = output.context("running python3: install it (`cargo xtask setup`)")?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// Not a promise but its limit, which ARCHITECTURE.md names: should this fail one day, Bulkhead reaches farther.
+#[test]
+fn but_for_what_a_raw_socket_sends_below_the_egress_hook() -> Result<()> {
+    Lab::run_bare(&[HostSpec::WEB, NEIGHBOUR], |lab| {
+        lab.enrol(&[HostSpec::WEB])?;
+        lab.apply(&policy(&["appliesTo: web, ingress: [], egress: []"]))?;
+        lab.serve("peer-1", &[Udp(4001), Udp(4002)])?;
+        send_raw(lab, 4001, false)?;
+        lab.wait_denial("a datagram from a raw socket", "web-1", |denial| {
+            denial.direction == "egress" && denial.peer_port == 4001
+        })?;
+        send_raw(lab, 4002, true)?;
+        wait_until("what went past the hook to arrive", LONG, || {
+            Ok(lab.servers("peer-1")?.arrivals(Udp(4002)) == 1)
+        })?;
+        ensure!(lab.servers("peer-1")?.arrivals(Udp(4001)) == 0);
         Ok(())
     })
 }
