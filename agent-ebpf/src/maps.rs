@@ -11,7 +11,8 @@ use datapath::{
     headers::Headers,
     layout::{
         Counter, DeniedFlow, FirstFragment, Flow, FlowKey, FragmentKey, Ipv4, Ipv6, MAX_CELLS,
-        MAX_PEERS, MAX_RULES, MatrixCell, PAGES, PortPage, Settings, Shared, budget,
+        MAX_PEERS, MAX_RULES, MatrixCell, PAGES, PortPage, Settings, Shared, UnparsedKey,
+        UnparsedSum, budget,
     },
 };
 
@@ -22,6 +23,8 @@ const FLOWS: u32 = 131_072;
 const DENIED_FLOWS: u32 = 16_384;
 /// Packets in fragments that are on their way at once, of each family.
 const FRAGMENTS: u32 = 8_192;
+/// Kinds of packets that no rule has judged, at once.
+const UNPARSED_KINDS: u32 = 2_048;
 /// The size of the ring.
 pub const EVENT_BYTES: u32 = 1 << 20;
 
@@ -62,6 +65,9 @@ pub static FRAGMENTS_V4: LruHashMap<FragmentKey<Ipv4>, FirstFragment> =
 #[map]
 pub static FRAGMENTS_V6: LruHashMap<FragmentKey<Ipv6>, FirstFragment> =
     LruHashMap::pinned(FRAGMENTS, 0);
+
+#[map]
+pub static UNPARSED: LruHashMap<UnparsedKey, UnparsedSum> = LruHashMap::pinned(UNPARSED_KINDS, 0);
 
 /// Of the packet that a CPU judges: no state, so not pinned.
 #[map]

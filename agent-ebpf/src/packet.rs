@@ -64,6 +64,12 @@ impl Packet for Skb<'_> {
     }
 
     #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: the context is the kernel's, and the verifier makes of this a load of its own.
+        unsafe { (*self.0.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
     fn len(&self) -> u32 {
         self.0.len()
     }

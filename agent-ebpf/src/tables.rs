@@ -10,8 +10,8 @@ use datapath::{
     headers::Headers,
     layout::{
         Counter, DeniedFlow, Event, FirstFragment, Flow, FlowKey, FragmentKey, Ipv4, Ipv6,
-        MatrixCell, PAGE_KEYS, Settings, Shared, cell_index, page_index, peer_index, rule_index,
-        slot_of,
+        MatrixCell, PAGE_KEYS, Settings, Shared, UnparsedKey, UnparsedSum, cell_index, page_index,
+        peer_index, rule_index, slot_of,
     },
 };
 
@@ -33,6 +33,8 @@ fn add(counters: &PerCpuArray<Counter>, index: u32, bytes: u32) {
 }
 
 impl Tables for KernelTables {
+    type UnparsedRef<'a> = &'a UnparsedSum;
+
     #[inline(always)]
     fn generation(&self) -> Option<u32> {
         let generation = maps::GENERATION.get_ptr(0)?;
@@ -89,6 +91,19 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn losses(&self) -> Option<&Shared<u64>> {
         maps::LOSSES.get(0)
+    }
+
+    #[inline(always)]
+    fn unparsed(&self, key: &UnparsedKey) -> Option<&UnparsedSum> {
+        let sum = maps::UNPARSED.get_ptr(key);
+        // SAFETY: as for flows.
+        sum.map(|sum| unsafe { &*sum })
+    }
+
+    #[inline(always)]
+    fn insert_unparsed(&self, key: &UnparsedKey, sum: &UnparsedSum) {
+        // A full table evicts; what cannot be kept is only reported more often.
+        let _ = maps::UNPARSED.insert(key, sum, 0);
     }
 
     #[inline(always)]

@@ -135,6 +135,7 @@ async fn start(preflight: Preflight) -> Result<Tasks, AgentError> {
         behaviour: config.behaviour(),
         hooking: config.hooking,
     };
+    systemd::status("loading the kernel programs");
     let enforcer = block_in_place(|| Enforcer::open(options))?;
     let mut controllers = Controllers::load(&config.controllers, &state);
     let identity = match standing {
@@ -150,6 +151,7 @@ async fn start(preflight: Preflight) -> Result<Tasks, AgentError> {
     controllers.read_resolvers();
     let addresses = controllers.addresses();
     let local = local_tiers(&config, &config_file, controllers.way());
+    systemd::status("putting the last good policy into the kernel");
     let started = block_in_place(|| {
         let (clock, rollback_after) = (Clock::of_host(), config.rollback_after());
         EnforcementTask::start(enforcer, Arc::clone(&state), local, clock, rollback_after)

@@ -18,12 +18,13 @@ use crate::{
     app::{self, Preflight},
     capabilities,
     config::Config,
+    control::detached,
     enforcer::Enforcer,
     enrol,
-    error::AgentError,
+    error::{AgentError, with_causes},
     flows::FlowList,
     rules::RuleList,
-    state::{StateDir, controllers::Controllers},
+    state::{StateDir, controllers::Controllers, identity::HostIdentity},
     status::Status,
 };
 
@@ -196,9 +197,26 @@ fn detach(config: ConfigFile) -> Result<ExitCode, AgentError> {
                 say(format_args!("detached from {interface}"));
             }
             say(format_args!("nothing is enforced on this host any more"));
+            tell_detached(&config)?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Has the controller show the host as detached, if it has a certificate to say so with.
+fn tell_detached(config: &Config) -> Result<(), AgentError> {
+    let state = StateDir::peek(&config.state_dir);
+    let Ok(Some(identity)) = HostIdentity::load(&state) else {
+        return Ok(());
+    };
+    match runtime()?.block_on(detached::tell(config, &state, &identity)) {
+        Ok(()) => say(format_args!("the controller is told")),
+        Err(error) => say(format_args!(
+            "the controller cannot be told ({}): `bulkhead hosts` shows this host as away",
+            with_causes(&error)
+        )),
+    }
+    Ok(())
 }
 
 fn status(config: ConfigFile, output: Output) -> Result<ExitCode, AgentError> {

@@ -42,8 +42,8 @@ pub struct Config {
     /// The name that the host asks for when it enrols.
     #[serde(default = "defaults::host_name")]
     pub host_name: String,
-    /// The interfaces to police; empty: every Ethernet interface that is a device or has an address,
-    /// and is no bridge.
+    /// The interfaces to police; empty: every Ethernet interface that is a device or has an address, but for
+    /// bridges, links to containers and guests, and overlays of network plug-ins.
     #[serde(default)]
     pub interfaces: Vec<InterfaceName>,
     /// What becomes of packets that are neither IP nor ARP.

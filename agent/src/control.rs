@@ -1,5 +1,6 @@
 //! The task that keeps a stream to a controller: policy comes down, denials go up.
 
+pub mod detached;
 mod session;
 
 #[cfg(test)]

@@ -6,12 +6,13 @@ use std::{
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _},
     path::{Path, PathBuf},
+    thread,
 };
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::MapData,
-    programs::{ProgramError, SchedClassifier},
+    programs::{Program, ProgramError, SchedClassifier},
 };
 
 use rustix::time::{ClockId, clock_getres};
@@ -57,6 +58,9 @@ pub use standing::Disturbance;
 
 /// The object that the build script made of the `agent-ebpf` crate.
 const OBJECT: &[u8] = aya::include_bytes_aligned!(env!("BULKHEAD_EBPF_OBJECT"));
+
+/// The name of the directory in bpffs that has the pin directories of all versions.
+const ALL_VERSIONS: &str = "bulkhead";
 
 const HOOKS: [Hook; 2] = [
     Hook {
@@ -258,24 +262,40 @@ impl Programs {
     }
 }
 
-/// Loads both programs on the pinned maps.
+/// Loads both programs on the pinned maps, at the same time: the verifier goes through each of them on one processor,
+/// and on a slow machine that is most of what a start takes.
 fn load_programs(pin_dir: &Path, flows: u32) -> Result<Ebpf, KernelError> {
     let mut ebpf = make_maps(pin_dir, flows, VerifierLogLevel::DISABLE)?;
-    for hook in &HOOKS {
-        load_program(&mut ebpf, hook).or_else(|error| {
+    let loaded = thread::scope(|scope| {
+        let loads: Vec<_> = ebpf
+            .programs_mut()
+            .filter_map(|(name, program)| {
+                let hook = HOOKS.iter().find(|hook| hook.program == name)?;
+                Some((hook, scope.spawn(move || load_program(program, hook))))
+            })
+            .collect();
+        let join = |load: thread::ScopedJoinHandle<'_, _>| {
+            load.join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        let ends = loads.into_iter().map(|(hook, load)| (hook, join(load)));
+        ends.collect::<Vec<(&Hook, Result<(), ProgramError>)>>()
+    });
+    for (hook, result) in loaded {
+        result.map_err(|error| {
+            let refused = |error| KernelError::load(format!("loading {}", hook.program), error);
             if !error::is_rejection(&error) {
-                return Err(KernelError::load(
-                    format!("loading {}", hook.program),
-                    error,
-                ));
+                return refused(error);
             }
             // Once more with the verifier's log, which costs too much to be had always.
-            let mut logged = make_maps(pin_dir, flows, VerifierLogLevel::DEBUG)?;
-            let error = load_program(&mut logged, hook).err().unwrap_or(error);
-            Err(KernelError::load(
-                format!("loading {}", hook.program),
-                error,
-            ))
+            match make_maps(pin_dir, flows, VerifierLogLevel::DEBUG) {
+                Ok(mut logged) => {
+                    let program = logged.program_mut(hook.program);
+                    let again = program.map(|program| load_program(program, hook));
+                    refused(again.and_then(Result::err).unwrap_or(error))
+                }
+                Err(error) => error,
+            }
         })?;
     }
     Ok(ebpf)
@@ -302,8 +322,8 @@ fn ns_per_tick() -> u64 {
         .saturating_add(u64::try_from(tick.tv_nsec).unwrap_or_default())
 }
 
-fn load_program(ebpf: &mut Ebpf, hook: &Hook) -> Result<(), ProgramError> {
-    let program = program(ebpf, hook)?;
+fn load_program(program: &mut Program, hook: &Hook) -> Result<(), ProgramError> {
+    let program: &mut SchedClassifier = program.try_into()?;
     program.load()?;
     if let Some(instructions) = program.info()?.verified_instruction_count() {
         tracing::debug!(program = hook.program, instructions, "verified");
@@ -352,7 +372,14 @@ pub fn detach(pin_dir: &Path, interfaces: &[Interface]) -> Result<(), KernelErro
         remove_pins(&pin_dir)?;
     }
     detach::detach(pin_dir, interfaces)?;
-    remove_pins(pin_dir)
+    remove_pins(pin_dir)?;
+    match pin_dir.parent() {
+        // The directory of all versions, when it is empty; it stays where something else is in it.
+        Some(all) if all.ends_with(ALL_VERSIONS) && entries(all)?.is_empty() => {
+            remove_directory(all)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes a pin directory of which no link is needed any more. GENERATION goes first: without it the rest

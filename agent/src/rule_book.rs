@@ -12,9 +12,12 @@ use datapath::{
     layout::{Event, event_kind},
 };
 use policy::{Direction, HostPolicy, Origin, Revision, Tier};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::{
+    net::{AddressFamily, SocketType, netdevice::index_to_name, socket},
+    time::{ClockId, clock_gettime},
+};
 
-use crate::denial::Denial;
+use crate::denial::{DecidedBy, Denial, Frame};
 
 /// Generations that are remembered: an event may wait in the ring while policy moves on.
 const REMEMBERED: usize = 64;
@@ -98,19 +101,34 @@ impl RuleBook {
         Some((name.clone(), page.revision))
     }
 
+    /// The policy set of a generation; 0 of one that is not remembered.
+    fn revision(&self, generation: u32) -> Revision {
+        let pages = self.pages();
+        let mut pages = pages.iter();
+        let page = pages.find(|page| page.generation == generation);
+        page.map_or(Revision(0), |page| page.revision)
+    }
+
     /// What an event reports. Events of rules with `log: true` are no denials: they are logged here.
     #[must_use]
     pub fn resolve(&self, event: &Event) -> Option<Denial> {
-        let rule = event.ruling.rule();
-        let (Name { tier, origin }, revision) =
-            self.name(event.generation, rule).unwrap_or_else(|| {
-                // Judged before this agent's memory began; the packet was denied all the same.
-                let name = Name {
-                    tier: Tier::Default,
-                    origin: Arc::new(forgotten(rule)),
-                };
-                (name, Revision(0))
-            });
+        let unparsed = event.kind == event_kind::UNPARSED;
+        let (rule, revision) = if unparsed {
+            (None, self.revision(event.generation))
+        } else {
+            let number = event.ruling.rule();
+            let (Name { tier, origin }, revision) =
+                self.name(event.generation, number).unwrap_or_else(|| {
+                    // Judged before this agent's memory began; the packet was denied all the same.
+                    let name = Name {
+                        tier: Tier::Default,
+                        origin: Arc::new(forgotten(number)),
+                    };
+                    (name, Revision(0))
+                });
+            (Some(DecidedBy { tier, origin }), revision)
+        };
+        let address = |bytes| (event.family != 0).then(|| address(event.family, bytes));
         let denial = Denial {
             time_ns: unix_time_of(event.time),
             direction: match datapath::Direction::from_number(event.direction) {
@@ -120,31 +138,36 @@ impl RuleBook {
             reason: Reason::from_number(event.reason)
                 .map_or("unknown", Reason::word)
                 .to_owned(),
-            tier,
-            origin,
+            rule,
             revision,
             generation: event.generation,
             protocol: event.protocol,
-            local_address: address(event.family, event.local),
-            peer_address: address(event.family, event.remote),
+            local_address: address(event.local),
+            peer_address: address(event.remote),
             local_port: event.local_port,
             peer_port: event.remote_port,
             packets: event.packets,
             staged: event.kind == event_kind::STAGED,
             staged_allows: event.staged_allows != 0,
             lost_before: event.lost,
+            frame: unparsed.then(|| Frame {
+                ether_type: event.ether_type,
+                peer_mac: event.mac,
+                interface: interface_name(event.interface),
+            }),
         };
-        if event.kind == event_kind::LOGGED {
+        if let (event_kind::LOGGED, Some(DecidedBy { origin, .. })) = (event.kind, &denial.rule) {
+            let end = |address: Option<IpAddr>| address.map(tracing::field::display);
             tracing::info!(
                 direction = %denial.direction,
                 protocol = denial.protocol,
-                local = %denial.local_address,
+                local = end(denial.local_address),
                 local_port = denial.local_port,
-                peer = %denial.peer_address,
+                peer = end(denial.peer_address),
                 peer_port = denial.peer_port,
-                rule = denial.origin.rule,
-                file = denial.origin.file,
-                line = denial.origin.line,
+                rule = origin.rule,
+                file = origin.file,
+                line = origin.line,
                 "flow allowed"
             );
             return None;
@@ -163,6 +186,13 @@ fn forgotten(rule: u32) -> Origin {
         file: String::new(),
         line: 0,
     }
+}
+
+/// The name of an interface in this agent's network namespace; empty when there is none.
+fn interface_name(index: u32) -> String {
+    let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None);
+    let name = socket.and_then(|socket| index_to_name(socket, index));
+    name.unwrap_or_default()
 }
 
 pub fn address(family: u8, bytes: [u8; 16]) -> IpAddr {

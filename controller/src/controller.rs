@@ -22,6 +22,7 @@ use crate::{
     ca::CertificateAuthority,
     compiled::Compiled,
     error::{Error, Result, causes},
+    guards,
     state::{PolicyInForce, State},
     store::{KeptDenial, Store},
 };
@@ -194,11 +195,18 @@ impl Controller {
         let name = state
             .host(id)
             .map_or_else(String::new, |host| host.name.to_string());
-        for address in state.note_refused(id, judged.refused) {
-            self.security_event(format_args!(
-                "the host {name}, connected from {source}, claims {address}: refused, because its \
+        let refused = state.note_refused(id, judged.refused);
+        if !refused.is_empty() {
+            // A host may claim thousands: they are counted one by one, and said in one line.
+            self.security_events
+                .fetch_add(refused.len() as u64, Ordering::Relaxed);
+            let addresses: Vec<String> = refused.iter().map(ToString::to_string).collect();
+            let addresses = guards::names(addresses.iter().map(String::as_str));
+            tracing::warn!(
+                security_event = true,
+                "the host {name}, connected from {source}, claims {addresses}: refused, because its \
                  token allows no such address, or a host has it that is live or in quarantine"
-            ));
+            );
         }
         let mut changes: Vec<(HostId, BTreeSet<IpAddr>)> = judged.left_to.into_iter().collect();
         changes.push((id, judged.accepted));

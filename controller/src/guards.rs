@@ -15,7 +15,7 @@ pub use selection::{Selection, selection};
 const MOST_NAMES: usize = 8;
 
 /// `a, b and c`, or `a, b, ... and 12 more`.
-fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
     match names.as_slice() {
         [] => "none".to_owned(),

@@ -11,6 +11,7 @@ mod fragments;
 mod glance;
 mod report;
 mod rulings;
+mod unparsed;
 
 pub(crate) use self::decision::Found;
 
@@ -96,6 +97,10 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
         }
         Err(reason) => {
             tables.count_reason(reason, bytes);
+            // What a rule has denied is reported with its flow.
+            if !matches!(reason, Reason::Policy | Reason::Revoked) {
+                judge.tell_unparsed(packet, reason);
+            }
             Verdict::Drop
         }
     }

@@ -1,13 +1,14 @@
 //! From bytes to what a verdict asks about. Every length is checked against the packet and against
 //! the headers' own length fields; what does not fit is [`Reason::Malformed`].
 
+mod control;
 mod transport;
 mod usual;
 
 pub use self::usual::{UNTAGGED, Usual};
 use crate::{
     decide::Found,
-    headers::transport::transport,
+    headers::{control::is_link_control, transport::transport},
     layout::{Address, Direction, FlowKey, FragmentKey, Ipv4, Ipv6},
     packet::{Far, Packet},
     reason::Reason,
@@ -66,7 +67,7 @@ pub enum Link {
     Ipv6(u32),
     /// ARP.
     Arp,
-    /// What a device needs to join its network, and what no bridge forwards: see [`is_link_control`].
+    /// What a device needs to join its network: see `headers/control.rs`.
     Control,
     /// Something that no verdict is made of.
     Other,
@@ -284,7 +285,8 @@ pub fn link<P: Packet + ?Sized>(packet: &P) -> Result<Link, Reason> {
             0x8100 | 0x88a8 => at += 4,
             ether_type => {
                 let destination = packet.load(0).ok_or(Reason::Malformed)?;
-                return if is_link_control(destination, ether_type) {
+                let source = packet.load_far(6).ok_or(Reason::Malformed)?;
+                return if is_link_control(destination, source, ether_type) {
                     Ok(Link::Control)
                 } else {
                     Ok(Link::Other)
@@ -294,14 +296,6 @@ pub fn link<P: Packet + ?Sized>(packet: &P) -> Result<Link, Reason> {
     }
     // Linux would look behind these too, however many there are.
     Err(Reason::VlanTags)
-}
-
-/// Spanning tree, link aggregation, LLDP: to the sixteen addresses that bridges do not forward (IEEE
-/// 802.1Q, table 8-1); and port authentication (IEEE 802.1X). Policed ports of bridges and bonds would
-/// drop off their network without.
-#[inline(always)]
-const fn is_link_control(destination: [u8; 6], ether_type: u16) -> bool {
-    matches!(destination, [0x01, 0x80, 0xc2, 0, 0, 0..=0x0f]) || ether_type == 0x888e
 }
 
 /// An address family, as its header is read.

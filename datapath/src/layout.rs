@@ -4,6 +4,7 @@ mod denied;
 mod flow;
 mod fragment;
 mod settings;
+mod unparsed;
 
 use core::{cell::Cell, mem::offset_of};
 
@@ -12,6 +13,7 @@ pub use self::{
     flow::{Flow, FlowKey, FlowRecord, Grounds, Opener, Traffic, flow_kind, flow_state},
     fragment::{FirstFragment, FragmentKey, FragmentRecord},
     settings::{EventLimits, Settings, Timeouts, other_ether_types, settings_flag},
+    unparsed::{UnparsedKey, UnparsedSum},
 };
 
 /// The version of every layout in this file and of the map list; part of the pin path.
@@ -193,8 +195,30 @@ pub mod budget {
     pub const TOTAL: u32 = 0;
     /// Buckets of peers; peers of one hash share one.
     pub const PEERS: u32 = 1024;
+    /// Buckets of reasons, for packets that no rule has judged.
+    pub const REASONS: u32 = 32;
+    /// Buckets of MAC addresses, for the same; those of one hash share one.
+    pub const MACS: u32 = 256;
+    const OF_UNPARSED: u32 = 1 + PEERS + MAX_RULES;
     /// How many there are.
-    pub const COUNT: u32 = 1 + PEERS + MAX_RULES;
+    pub const COUNT: u32 = OF_UNPARSED + REASONS + MACS;
+
+    /// Of a reason, for packets that no rule has judged.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_reason(reason: u8) -> u32 {
+        OF_UNPARSED + reason as u32 % REASONS
+    }
+
+    /// Of a MAC address, for packets that no rule has judged.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_mac(mac: [u8; 6]) -> u32 {
+        let [a, b, c, d, e, f] = mac;
+        let mixed =
+            u64::from_le_bytes([a, b, c, d, e, f, 0, 0]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        OF_UNPARSED + REASONS + (mixed >> 56) as u32 % MACS
+    }
 
     /// Of a peer, by address.
     #[inline(always)]
@@ -318,6 +342,8 @@ pub mod event_kind {
     pub const STAGED: u8 = 1;
     /// The packet opened a flow that a rule with `log: true` allows.
     pub const LOGGED: u8 = 2;
+    /// The packet was dropped before any rule could judge it.
+    pub const UNPARSED: u8 = 3;
 }
 
 /// One report through the ring buffer.
@@ -352,10 +378,18 @@ pub struct Event {
     pub kind: u8,
     /// 1 when the enforced verdict denies and the staged one would allow.
     pub staged_allows: u8,
-    /// Zero.
-    pub padding: [u8; 2],
+    /// Host order; 0 where rules have judged.
+    pub ether_type: u16,
     /// Events that this CPU could not hand over since the one before.
     pub lost: u32,
+    /// The interface's index; 0 where rules have judged.
+    pub interface: u32,
+    /// The MAC address of the other end; zeros where rules have judged.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub padding: [u8; 2],
+    /// Zero.
+    pub zero: u32,
 }
 
 /// The slot of a generation: the maps hold two.
@@ -428,7 +462,9 @@ const _: () = {
     assert!(size_of::<PortPage>() == 512);
     assert!(size_of::<MatrixCell>() == 8);
     assert!(size_of::<Counter>() == 16);
-    assert!(size_of::<Event>() == 72);
+    assert!(size_of::<Event>() == 88);
+    assert!(size_of::<UnparsedKey>() == 16);
+    assert!(size_of::<UnparsedSum>() == 16);
     assert!(offset_of!(Event, lost) == 68);
     assert!(offset_of!(Event, remote_port) == 56);
     assert!(offset_of!(Event, kind) == 64);

@@ -11,8 +11,8 @@ use crate::{
     headers::Headers,
     layout::{
         Address, Counter, DeniedFlow, Direction, Event, FirstFragment, Flow, FlowKey, FragmentKey,
-        Ipv4, Ipv6, MatrixCell, PAGE_KEYS, PortPage, Settings, Shared, budget, cell_index,
-        page_index, peer_index, rule_index, slot_of,
+        Ipv4, Ipv6, MatrixCell, PAGE_KEYS, PortPage, Settings, Shared, UnparsedKey, UnparsedSum,
+        budget, cell_index, page_index, peer_index, rule_index, slot_of,
     },
     reason::Reason,
     tables::{FamilyTables, Tables, Whose},
@@ -39,6 +39,8 @@ pub struct MemoryTables {
     pub rule_counters: RefCell<HashMap<u32, Counter>>,
     /// By [`Reason`].
     pub reason_counters: RefCell<HashMap<Reason, Counter>>,
+    /// Packets that no rule has judged.
+    pub unparsed: RefCell<HashMap<UnparsedKey, Rc<UnparsedSum>>>,
     /// What was reported and not taken yet.
     pub events: RefCell<Vec<Event>>,
     /// How many events there is room for; `None` is no bound.
@@ -116,6 +118,8 @@ fn add<K: Eq + Hash>(counters: &RefCell<HashMap<K, Counter>>, key: K, bytes: u32
 }
 
 impl Tables for MemoryTables {
+    type UnparsedRef<'a> = Rc<UnparsedSum>;
+
     fn generation(&self) -> Option<u32> {
         Some(self.generation.get()).filter(|generation| *generation != 0)
     }
@@ -161,6 +165,16 @@ impl Tables for MemoryTables {
 
     fn losses(&self) -> Option<&Shared<u64>> {
         Some(&self.losses)
+    }
+
+    fn unparsed(&self, key: &UnparsedKey) -> Option<Rc<UnparsedSum>> {
+        self.unparsed.borrow().get(key).cloned()
+    }
+
+    fn insert_unparsed(&self, key: &UnparsedKey, sum: &UnparsedSum) {
+        self.unparsed
+            .borrow_mut()
+            .insert(*key, Rc::new(sum.clone()));
     }
 
     fn report(&self, event: &Event) -> bool {

@@ -13,6 +13,11 @@ pub trait Packet {
     /// The length in bytes, link header and paged parts included.
     fn len(&self) -> u32;
 
+    /// The index of the interface that it passes; 0 where there is none.
+    fn interface(&self) -> u32 {
+        0
+    }
+
     /// Whether there is nothing in it.
     fn is_empty(&self) -> bool {
         self.len() == 0

@@ -7,13 +7,18 @@ use crate::{
     headers::Headers,
     layout::{
         Address, DeniedFlow, Direction, Event, FirstFragment, Flow, FlowKey, FragmentKey, Ipv4,
-        Ipv6, MatrixCell, Settings, Shared,
+        Ipv6, MatrixCell, Settings, Shared, UnparsedKey, UnparsedSum,
     },
     reason::Reason,
 };
 
 /// The tables that do not depend on the address family.
 pub trait Tables: FamilyTables<Ipv4> + FamilyTables<Ipv6> {
+    /// A sum in the table, to be changed in place.
+    type UnparsedRef<'a>: Deref<Target = UnparsedSum>
+    where
+        Self: 'a;
+
     /// The live generation; `None` before the first one.
     fn generation(&self) -> Option<u32>;
     /// What holds for a generation.
@@ -33,6 +38,10 @@ pub trait Tables: FamilyTables<Ipv4> + FamilyTables<Ipv6> {
     fn budget(&self, index: u32) -> Option<&Shared<u64>>;
     /// The events that this CPU could not hand over since the last one that it could.
     fn losses(&self) -> Option<&Shared<u64>>;
+    /// The sum of packets that no rule has judged.
+    fn unparsed(&self, key: &UnparsedKey) -> Option<Self::UnparsedRef<'_>>;
+    /// Makes or replaces it.
+    fn insert_unparsed(&self, key: &UnparsedKey, sum: &UnparsedSum);
     /// Hands an event to user space; false when it was lost.
     fn report(&self, event: &Event) -> bool;
 }

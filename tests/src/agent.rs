@@ -64,7 +64,10 @@ impl Agent {
             warm_start: 0,
             // The operator of a lab works at the controller's.
             failsafe: Failsafe {
-                subnets: vec![format!("{}/32", CONTROLLER.address(Family::V4))],
+                subnets: vec![
+                    format!("{}/32", CONTROLLER.address(Family::V4)),
+                    format!("{}/128", CONTROLLER.address(Family::V6)),
+                ],
             },
         };
         let path = directory.join("agent.toml");
@@ -140,6 +143,15 @@ impl Agent {
             "--config".as_ref(),
             self.config().as_os_str(),
         ]))
+    }
+
+    /// As [`Agent::once`], with the configuration file under this name.
+    ///
+    /// # Errors
+    /// As [`Agent::once`].
+    pub fn once_by(&self, verb: &str, config: &Path) -> Result<Answer> {
+        let mut command = self.namespace.command(&self.program);
+        Answer::of(command.args([OsStr::new(verb), "--config".as_ref(), config.as_os_str()]))
     }
 
     /// The process and its log.

@@ -99,6 +99,18 @@ impl Controller {
         })
     }
 
+    /// Starts it again with these addresses (`HOST:PORT`) to announce to agents.
+    ///
+    /// # Errors
+    /// When it does not run, or does not come up again.
+    pub fn announce(&mut self, addresses: &[&str]) -> Result<()> {
+        let path = self.data.join("addresses");
+        fs::write(&path, addresses.join("\n"))
+            .with_context(|| format!("writing {}", path.display()))?;
+        self.daemon.terminate()?;
+        self.start()
+    }
+
     /// `kill -9`.
     ///
     /// # Errors

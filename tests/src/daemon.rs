@@ -132,6 +132,18 @@ impl Daemon {
         })
     }
 
+    /// Sends it a signal, and waits for nothing.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        let name = &self.name;
+        let child = self.child.as_ref();
+        let child = child.with_context(|| format!("{name} was never started"))?;
+        kill_process(Pid::from_child(child), signal)
+            .with_context(|| format!("sending a signal to {name}"))
+    }
+
     /// Everything that it has logged.
     ///
     /// # Errors

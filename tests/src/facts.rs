@@ -36,15 +36,18 @@ pub struct Denial {
     pub direction: String,
     /// The name of the other end; none where no host holds the address.
     pub peer: Option<String>,
-    /// The address of the other end.
+    /// The address of the other end; unspecified without an IP header.
+    #[serde(default = "nobody")]
     pub peer_address: IpAddr,
     /// 0 for protocols without ports.
     pub peer_port: u16,
-    /// The host's own address.
+    /// The host's own address; unspecified without an IP header.
+    #[serde(default = "nobody")]
     pub local_address: IpAddr,
     /// 0 for protocols without ports.
     pub local_port: u16,
-    /// `tcp`, `udp`, `icmp`, `icmpv6`, ...
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, ...; empty without an IP header.
+    #[serde(default)]
     pub protocol: String,
     /// Packets that it stands for.
     pub packets: u64,
@@ -52,16 +55,30 @@ pub struct Denial {
     pub reason: String,
     /// The packet passed; only the staged verdict denies.
     pub staged: bool,
-    /// The layer of the rule.
+    /// The layer of the rule; empty where no rule has judged.
+    #[serde(default)]
     pub tier: String,
-    /// The rule's name.
+    /// The rule's name; empty where no rule has judged.
+    #[serde(default)]
     pub rule: String,
     /// The file that wrote it; empty for none.
+    #[serde(default)]
     pub file: String,
     /// The line there, from 1; 0 for none.
+    #[serde(default)]
     pub line: u32,
+    /// What the frame carries, where no rule has judged it.
+    pub ether_type: Option<String>,
+    /// The other end's, where no rule has judged it.
+    pub peer_mac: Option<String>,
+    /// Where it passed, where no rule has judged it.
+    pub interface: Option<String>,
     /// The policy set.
     pub revision: u64,
+}
+
+fn nobody() -> IpAddr {
+    IpAddr::from([0, 0, 0, 0])
 }
 
 /// The answer of `bulkhead policy apply`, `quarantine` and `release`: who has confirmed.

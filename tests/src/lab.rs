@@ -142,7 +142,12 @@ impl Lab {
         sweep::claim(directory.path(), prefix)?;
 
         let mut places = vec![CONTROLLER, CLIENT, ADMIN];
-        places.extend(plan.hosts.iter().map(|host| host.place));
+        // A host with an agent may be the controller's.
+        for HostSpec { place, .. } in plan.hosts {
+            if !places.contains(place) {
+                places.push(*place);
+            }
+        }
         let network = Network::new(prefix, &places)?;
         let mut bpffs = Vec::new();
         let mut agents = BTreeMap::new();
@@ -155,7 +160,7 @@ impl Lab {
         }
         let namespace = network.host(CONTROLLER.name)?;
         let home = directory.path().join(CONTROLLER.name);
-        fs::create_dir(&home).context("making the controller's directory")?;
+        fs::create_dir_all(&home).context("making the controller's directory")?;
         let controller = Controller::new(&programs, namespace, &home)?;
         let operator = Operator::new(&programs.cli, namespace, &controller.operator_file());
         Ok(Self {

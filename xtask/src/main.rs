@@ -142,6 +142,7 @@ fn test(arguments: &[OsString]) -> Result<()> {
     if arguments.is_empty() {
         fuzz::Fuzz::in_tests().run()?;
         kernels::run_on_all_debians()?;
+        booted::run_on(&[])?;
     }
     Ok(())
 }

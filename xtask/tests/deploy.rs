@@ -169,9 +169,10 @@ fn verify(case: &str, unit: &str, edit: impl Fn(String) -> String) -> Vec<String
 /// Lays out what a machine would have: the unit, its program and the units that systemd brings.
 fn install_unit(root: &Path, unit: &str, content: &str) {
     let programs = root.join("usr/local/bin");
+    let shell = root.join("bin");
     let units = root.join("etc/systemd/system");
     let systemd = root.join("usr/lib/systemd");
-    for directory in [&programs, &units, &systemd] {
+    for directory in [&programs, &shell, &units, &systemd] {
         fs::create_dir_all(directory).unwrap();
     }
     let copied = Command::new("cp")
@@ -185,6 +186,7 @@ fn install_unit(root: &Path, unit: &str, content: &str) {
         programs.join(unit.strip_suffix(".service").unwrap()),
     )
     .unwrap();
+    fs::copy("/bin/true", shell.join("sh")).unwrap();
     fs::write(units.join(unit), content).unwrap();
 }
 

@@ -480,7 +480,8 @@ fn hello(facts: &Facts) -> Hello {
     }
 }
 
-fn claim(addresses: &[IpAddr]) -> AddressClaim {
+/// The message that claims these addresses.
+pub fn claim(addresses: &[IpAddr]) -> AddressClaim {
     AddressClaim {
         addresses: addresses.iter().copied().map(address_to_bytes).collect(),
     }

@@ -3,9 +3,12 @@
 use std::net::IpAddr;
 
 use policy::{HostPolicy, Identity, Revision};
-use proto::v1::{
-    AckHeard, DenialBatch, DenialsKept, Hello, PolicyAck, PolicyNack, PolicyUpdate,
-    agent_message::Message, controller_message,
+use proto::{
+    host_report::Enforcement as Protection,
+    v1::{
+        self, AckHeard, DenialBatch, DenialsKept, Hello, PolicyAck, PolicyNack, PolicyUpdate,
+        agent_message::Message, controller_message,
+    },
 };
 use tempfile::TempDir;
 use tokio::{
@@ -621,4 +624,73 @@ async fn the_end_of_the_kernel_side_ends_the_task() {
     drop(agent.commands);
     let outcome = timeout(LONG, agent.task).await.unwrap().unwrap();
     assert!(matches!(outcome, Err(AgentError::TaskEnded("enforcement"))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_addresses_of_a_name_are_kept_at_the_enrollment() {
+    let controller = TestController::start(1).await;
+    let directory = tempfile::tempdir().unwrap();
+    let state = StateDir::open(directory.path()).unwrap();
+    let address = format!("localhost:{}", controller.address.port());
+    let text = format!("controllers = ['{address}']\nhost_name = 'web-1'");
+    let config: Config = toml::from_str(&text).unwrap();
+    let mut controllers = Controllers::load(&config.controllers, &state);
+    first_enrolment(&config, &state, &mut controllers, &controller.token())
+        .await
+        .unwrap();
+    // The next start does not ask anybody.
+    let known = Controllers::load(&config.controllers, &state).addresses();
+    assert!(known.contains(&controller.address), "{known:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_loses_the_address_of_its_connection_connects_anew_at_once() {
+    let (mut controller, mut agent, stream) = Agent::connected().await;
+    // The connection to the test's controller comes from 127.0.0.1.
+    let own: IpAddr = "127.0.0.1".parse().unwrap();
+    let other: IpAddr = "10.0.0.5".parse().unwrap();
+    drop(stream);
+    agent
+        .facts
+        .send_modify(|facts| facts.addresses = vec![own, other]);
+    let (_stream, hello) = agent.connect(&mut controller).await;
+    assert_eq!(hello.addresses.unwrap().addresses.len(), 2);
+    agent
+        .facts
+        .send_modify(|facts| facts.addresses = vec![other]);
+    // The old stream is open still.
+    let (_second, hello) = agent.connect(&mut controller).await;
+    assert_eq!(hello.addresses.unwrap().addresses.len(), 1);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_what_is_protected_is_reported_and_a_policy_acknowledged_once_it_protects() {
+    let mut controller = TestController::start(0).await;
+    let mut agent = Agent::start(&controller);
+    let applied = Applied {
+        digest: [7; 32],
+        revision: Revision(7),
+        generation: 3,
+    };
+    agent.facts.send_modify(|facts| {
+        facts.applied = Some(applied);
+        facts.report.enforcement = Protection::PolicesNothing;
+    });
+    let (mut stream, hello) = agent.connect(&mut controller).await;
+    assert!(hello.applied_digest.is_empty(), "it protects nothing");
+    let polices_nothing = v1::Enforcement::PolicesNothing;
+    assert_eq!(hello.report.unwrap().enforcement(), polices_nothing);
+    agent
+        .facts
+        .send_modify(|facts| facts.report.enforcement = Protection::Enforcing);
+    let Some(Message::Report(report)) = stream.next().await else {
+        panic!("no report")
+    };
+    assert_eq!(report.enforcement(), v1::Enforcement::Enforcing);
+    let Some(Message::Ack(ack)) = stream.next().await else {
+        panic!("no ack")
+    };
+    assert_eq!((ack.digest, ack.revision), (vec![7; 32], 7));
+    agent.stop().await;
 }

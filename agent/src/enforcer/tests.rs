@@ -339,18 +339,16 @@ fn a_denial_arrives_with_its_rule_and_its_file() {
         Verdict::Drop
     );
     let denial = denials.blocking_next().unwrap().remove(0);
-    assert_eq!(denial.origin.rule, "everything");
-    assert_eq!(
-        (denial.origin.file.as_str(), denial.origin.line),
-        ("all.yaml", 3)
-    );
+    let origin = denial.rule.unwrap().origin;
+    assert_eq!(origin.rule, "everything");
+    assert_eq!((origin.file.as_str(), origin.line), ("all.yaml", 3));
     assert_eq!(
         (denial.peer_address, denial.peer_port),
-        ("10.0.0.2".parse().unwrap(), 40_000)
+        (Some("10.0.0.2".parse().unwrap()), 40_000)
     );
     assert_eq!(
         (denial.local_address, denial.local_port),
-        ("10.0.0.1".parse().unwrap(), 443)
+        (Some("10.0.0.1".parse().unwrap()), 443)
     );
     assert_eq!(
         (denial.generation, denial.reason.as_str()),

@@ -74,7 +74,7 @@ impl Pins {
             .collect();
         let links: Vec<_> = standing
             .links()
-            .filter(|held| !is_there(held.pin.file_name(), &links))
+            .filter(|held| held.link.is_some() && !is_there(held.pin.file_name(), &links))
             .collect();
         if maps.is_empty() && links.is_empty() {
             return Ok(None);
@@ -99,7 +99,9 @@ impl Pins {
         let cannot = |error: io::Error| gone(format!("they cannot be made again: {error}"));
         attach::make_directory(pin_dir)?;
         for held in links {
-            held.link.pin(&held.pin).map_err(cannot)?;
+            if let Some(link) = &held.link {
+                link.pin(&held.pin).map_err(cannot)?;
+            }
         }
         for (name, map) in maps {
             link::pin(map.as_fd(), &pin_dir.join(name)).map_err(cannot)?;

@@ -55,6 +55,12 @@ pub fn lift_file_limit() {
     }
 }
 
+/// How many descriptors the process may hold.
+pub fn most_files() -> usize {
+    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(most).unwrap_or(usize::MAX)
+}
+
 /// Whether a list such as `/proc/filesystems` has the BPF file system, which comes with `bpf(2)`.
 fn knows_bpf(list: &str) -> bool {
     list.lines()

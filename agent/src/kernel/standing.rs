@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     interfaces::Interface,
-    kernel::{Changed, HOOKS, Hooking, Lost, attach, link, link::Link},
+    kernel::{Changed, HOOKS, Hooking, Lost, attach, link, link::Link, requirements},
 };
 
 /// What stands, by the index of the interface.
@@ -19,15 +19,15 @@ pub struct Standing {
     disturbances: Vec<Disturbance>,
 }
 
-/// A pinned link that is held open, so that it outlives its pin.
+/// A pinned link.
 #[derive(Debug)]
 pub struct HeldLink {
     /// The kernel's number of it.
     id: u32,
     /// Where it is pinned.
     pub pin: PathBuf,
-    /// The link.
-    pub link: Link,
+    /// Held open, so that it outlives its pin; none beyond half of the descriptors that the process may have.
+    pub link: Option<Link>,
 }
 
 /// What others did to Bulkhead's programs, and the agent has made good.
@@ -67,7 +67,8 @@ impl Standing {
                 let pins = HOOKS
                     .iter()
                     .map(|hook| attach::pin(pin_dir, interface, hook));
-                match pins.map(HeldLink::open).collect() {
+                let holds = 2 * self.interfaces.len() < requirements::most_files() / 2;
+                match pins.map(|pin| HeldLink::open(pin, holds)).collect() {
                     Ok(links) => links,
                     Err(error) => {
                         tracing::debug!(interface = interface.name, %error, "a link is not held");
@@ -110,7 +111,7 @@ impl Standing {
         Ok(true)
     }
 
-    /// The links that are held.
+    /// The links that are noted.
     pub fn links(&self) -> impl Iterator<Item = &HeldLink> {
         self.interfaces.values().flatten()
     }
@@ -132,9 +133,10 @@ impl Standing {
 }
 
 impl HeldLink {
-    fn open(pin: PathBuf) -> io::Result<Self> {
+    fn open(pin: PathBuf, holds: bool) -> io::Result<Self> {
         let link = Link::open(&pin)?.ok_or(io::ErrorKind::NotFound)?;
         let id = link.state()?.id;
+        let link = holds.then_some(link);
         Ok(Self { id, pin, link })
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn count_question() {
 
 /// Runs a test in a network namespace of its own, with its own `/sys`, on a thread that ends with it.
 pub fn in_own_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let thread = scope.spawn(|| {
             // SAFETY: only this thread is moved, and it takes no file descriptors along.
             unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }.unwrap();

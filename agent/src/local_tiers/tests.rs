@@ -134,6 +134,47 @@ fn the_fingerprint_changes_with_the_rules() {
 }
 
 #[test]
+fn the_fingerprint_does_not_change_with_the_name_of_the_configuration_file() {
+    let named = |name: &str| LocalTiers {
+        config_file: name.into(),
+        ..local()
+    };
+    assert_eq!(
+        named("/etc/bulkhead/agent.toml").fingerprint(),
+        named("../bulkhead//agent.toml").fingerprint()
+    );
+}
+
+#[test]
+fn a_controller_that_listens_here_is_reached_by_all_and_resolvers_by_this_host_alone() {
+    let local = LocalTiers {
+        controller_ports: [8443].into(),
+        resolvers: ["10.0.0.53".parse().unwrap()].into(),
+        ..local()
+    };
+    assert!(local.hosts_controller());
+    let merged = denying_in(Tier::Quarantine, &local);
+    let lifeline = |direction, slot, port| {
+        let span = PortSpan {
+            slot,
+            first: port,
+            last: port,
+        };
+        merged.rules.iter().find(|rule| {
+            rule.tier == Tier::Lifeline && rule.direction == direction && rule.ports == [span]
+        })
+    };
+    let opened = lifeline(Ingress, Tcp, 8443).unwrap();
+    assert!(opened.peers.contains("198.51.100.7".parse().unwrap(), None));
+    assert!(!opened.peers.contains("127.0.0.1".parse().unwrap(), None));
+    for slot in [Udp, Tcp] {
+        let opened = lifeline(Egress, slot, 53).unwrap();
+        assert_eq!(opened.peers, of_subnets(["10.0.0.53/32".parse().unwrap()]));
+        assert_eq!(lifeline(Ingress, slot, 53), None);
+    }
+}
+
+#[test]
 fn no_policy_cuts_the_renewal_of_a_lease_and_only_named_servers_answer_where_some_are_named() {
     let mut local = local();
     let answer = local_service::DHCP_ANSWER;

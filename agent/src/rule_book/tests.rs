@@ -80,8 +80,12 @@ fn event(kind: u8, generation: u32, ruling: Ruling) -> Event {
         reason: Reason::Policy as u8,
         kind,
         staged_allows: 0,
-        padding: [0; 2],
+        ether_type: 0,
         lost: 0,
+        interface: 0,
+        mac: [0; 6],
+        padding: [0; 2],
+        zero: 0,
     }
 }
 
@@ -115,11 +119,10 @@ fn a_denial_names_its_rule_and_says_whether_the_packet_passed() {
         let (denial, log) = logged(|| book.resolve(&event));
         let denial = denial.unwrap();
         assert_eq!(denial.staged, staged);
-        assert_eq!(
-            (denial.tier, denial.revision, denial.generation),
-            (Tier::Policy, Revision(7), 3)
-        );
-        assert_eq!(*denial.origin, *policy(7).rules[1].origin);
+        assert_eq!((denial.revision, denial.generation), (Revision(7), 3));
+        let rule = denial.rule.unwrap();
+        assert_eq!(rule.tier, Tier::Policy);
+        assert_eq!(*rule.origin, *policy(7).rules[1].origin);
         assert_eq!(log, "", "a denial is spooled, not logged");
     }
 }
@@ -133,12 +136,15 @@ fn quick_changes_of_policy_lose_no_names() {
     for generation in 1..=64 {
         let event = event(event_kind::DENIED, generation, Ruling::new(1, false));
         let denial = book.resolve(&event).unwrap();
-        assert_eq!(denial.origin.file, format!("policies/{generation}.yaml"));
+        assert_eq!(
+            denial.rule.unwrap().origin.file,
+            format!("policies/{generation}.yaml")
+        );
     }
     // As many and no more: the oldest makes room.
     book.insert(65, &policy(65));
     let event = event(event_kind::DENIED, 1, Ruling::new(1, false));
-    assert_eq!(book.resolve(&event).unwrap().origin.file, "");
+    assert_eq!(book.resolve(&event).unwrap().rule.unwrap().origin.file, "");
 }
 
 #[test]
@@ -163,4 +169,41 @@ fn generations_with_the_same_names_share_them() {
         (Revision(7), Revision(8))
     );
     assert!(Arc::ptr_eq(&first.rules[1].origin, &third.rules[2].origin));
+}
+
+#[test]
+fn a_frame_that_no_rule_judged_names_no_rule_and_says_what_was_seen() {
+    let book = RuleBook::default();
+    book.insert(3, &policy(7));
+    let mpls = Event {
+        reason: Reason::EtherType as u8,
+        protocol: 0,
+        family: 0,
+        ether_type: 0x8847,
+        // The loopback interface is the first in every network namespace.
+        interface: 1,
+        mac: [2, 0, 0, 0, 0, 9],
+        packets: 5,
+        ..event(event_kind::UNPARSED, 3, Ruling::NO_ANSWER)
+    };
+    let denial = book.resolve(&mpls).unwrap();
+    assert_eq!(denial.reason, "ethertype");
+    assert_eq!((denial.rule, denial.revision), (None, Revision(7)));
+    assert_eq!((denial.local_address, denial.peer_address), (None, None));
+    let frame = Frame {
+        ether_type: 0x8847,
+        peer_mac: [2, 0, 0, 0, 0, 9],
+        interface: "lo".into(),
+    };
+    assert_eq!(denial.frame, Some(frame));
+    let fragment = Event {
+        reason: Reason::FragmentOrphan as u8,
+        ether_type: 0x0800,
+        ..event(event_kind::UNPARSED, 3, Ruling::NO_ANSWER)
+    };
+    let denial = book.resolve(&fragment).unwrap();
+    assert_eq!(denial.peer_address, Some("10.0.0.2".parse().unwrap()));
+    // Neither is lost on the way through the spool.
+    let text = serde_json::to_string(&denial).unwrap();
+    assert_eq!(serde_json::from_str::<Denial>(&text).unwrap(), denial);
 }

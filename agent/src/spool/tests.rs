@@ -5,6 +5,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 use policy::{Direction, Origin, Revision, Tier};
 
 use super::*;
+use crate::denial::DecidedBy;
 
 const LIMIT: u64 = 64 << 10;
 
@@ -13,23 +14,26 @@ pub fn denial(number: u16) -> Denial {
         time_ns: 1_700_000_000_000_000_000 + u64::from(number),
         direction: Direction::Ingress,
         reason: "policy".into(),
-        tier: Tier::Policy,
-        origin: Arc::new(Origin {
-            rule: "db-ingress/ingress".into(),
-            file: "policies/db.yaml".into(),
-            line: 7,
+        rule: Some(DecidedBy {
+            tier: Tier::Policy,
+            origin: Arc::new(Origin {
+                rule: "db-ingress/ingress".into(),
+                file: "policies/db.yaml".into(),
+                line: 7,
+            }),
         }),
         revision: Revision(3),
         generation: 5,
         protocol: 6,
-        local_address: Ipv4Addr::new(10, 1, 30, 3).into(),
-        peer_address: Ipv4Addr::new(10, 1, 10, 3).into(),
+        local_address: Some(Ipv4Addr::new(10, 1, 30, 3).into()),
+        peer_address: Some(Ipv4Addr::new(10, 1, 10, 3).into()),
         local_port: 5432,
         peer_port: number,
         packets: 1,
         staged: false,
         staged_allows: false,
         lost_before: 0,
+        frame: None,
     }
 }
 

@@ -25,6 +25,10 @@ use crate::{
     time,
 };
 
+mod frame;
+
+use self::frame::Frame;
+
 const EXAMPLES: &str = "\
 Examples:
   bulkhead denials                             the newest 100
@@ -34,7 +38,9 @@ Examples:
 
 The arrow points the way the denied packet went; the port is the one it was sent to. A reason
 that ends in `(staged)`: the packet passed, and enforcing what is observed would have denied it. One
-that ends in `(staged: allowed)` was denied, and enforcing what is observed would let it pass.";
+that ends in `(staged: allowed)` was denied, and enforcing what is observed would let it pass.
+No tier: the packet was dropped before any rule could judge it, for what its reason says. Its port is
+what the frame carries, and its place the interface and the other end's MAC address.";
 
 const HEADERS: [&str; 10] = [
     "TIME", "HOST", "DIR", "PEER", "PORT", "PACKETS", "REASON", "TIER", "RULE", "PLACE",
@@ -70,20 +76,28 @@ struct DenialLine {
     /// Absent: no host holds the address.
     peer: Option<String>,
     peer_identity: u32,
-    peer_address: IpAddr,
+    /// Absent without an IP header that can be read, as are the other address and the protocol.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_address: Option<IpAddr>,
     peer_port: u16,
-    local_address: IpAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local_address: Option<IpAddr>,
     local_port: u16,
     /// `tcp`, `icmpv6`, `vrrp`, `protocol/254`: as a policy writes it.
-    protocol: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<String>,
     packets: u64,
     reason: String,
     staged: bool,
     /// What is observed would let the packet pass.
     staged_allows: bool,
-    tier: Tier,
+    /// Absent with the rule: it was dropped before any could judge it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tier: Option<Tier>,
     #[serde(flatten)]
-    origin: Origin,
+    origin: Option<Origin>,
+    #[serde(flatten)]
+    frame: Option<Frame>,
     revision: u64,
     generation: u32,
     /// Denials left out just before this one: they came faster than they were read.
@@ -219,24 +233,39 @@ impl DenialLine {
             Direction::Ingress => ("<-", self.local_port),
             Direction::Egress => ("->", self.peer_port),
         };
-        let has_ports = matches!(self.protocol.as_str(), "tcp" | "udp" | "sctp");
+        let peer = self.peer.clone();
+        let address = self.peer_address.map(|address| address.to_string());
+        let mac = self.frame.as_ref().map(|frame| frame.peer_mac.clone());
+        let asked_for = match (&self.protocol, &self.frame) {
+            (Some(protocol), _)
+                if matches!(protocol.as_str(), "tcp" | "udp" | "sctp") && self.tier.is_some() =>
+            {
+                format!("{protocol}/{port}")
+            }
+            (Some(protocol), _) => protocol.clone(),
+            (None, Some(frame)) => frame.carries(),
+            (None, None) => String::new(),
+        };
+        let rule = self.origin.as_ref().map(|origin| origin.rule.clone());
+        let place = match (&self.origin, &self.frame) {
+            (Some(origin), _) => place(origin),
+            (None, Some(frame)) => format!("{} {}", frame.interface, frame.peer_mac)
+                .trim()
+                .to_owned(),
+            (None, None) => String::new(),
+        };
         [
             format!("{:.0}", self.time),
             self.host.clone(),
             arrow.to_owned(),
-            self.peer
-                .clone()
-                .unwrap_or_else(|| self.peer_address.to_string()),
-            if has_ports {
-                format!("{}/{port}", self.protocol)
-            } else {
-                self.protocol.clone()
-            },
+            peer.or(address).or(mac).unwrap_or_default(),
+            asked_for,
             self.packets.to_string(),
             format!("{}{staged}", self.reason),
-            self.tier.to_string(),
-            self.origin.rule.clone(),
-            place(&self.origin),
+            self.tier
+                .map_or_else(|| "-".to_owned(), |tier| tier.to_string()),
+            rule.unwrap_or_else(|| "-".to_owned()),
+            place,
         ]
     }
 }
@@ -270,7 +299,13 @@ impl TryFrom<HostDenial> for DenialLine {
             staged,
             staged_allows,
             lost_before,
+            frame,
         } = denial.context("a denial from the controller is empty")?;
+        let frame = frame.map(Frame::try_from).transpose()?;
+        let judged = frame.is_none();
+        // Without an IP header there is none of these.
+        let is_ip = judged || !peer_address.is_empty();
+        let address = |bytes: &[u8]| is_ip.then(|| address_from_bytes(bytes)).transpose();
         let port = |port: u32| u16::try_from(port).context("a denial's port is above 65535");
         Ok(Self {
             time: time::from_unix_ns(time_ns),
@@ -279,19 +314,23 @@ impl TryFrom<HostDenial> for DenialLine {
             direction: v1::Direction::from_field(direction)?,
             peer: (!peer.is_empty()).then_some(peer),
             peer_identity,
-            peer_address: address_from_bytes(&peer_address)?,
+            peer_address: address(&peer_address)?,
             peer_port: port(peer_port)?,
-            local_address: address_from_bytes(&local_address)?,
+            local_address: address(&local_address)?,
             local_port: port(local_port)?,
-            protocol: protocol_name(protocol)?,
+            protocol: is_ip.then(|| protocol_name(protocol)).transpose()?,
             packets,
             reason,
             staged,
             staged_allows,
-            tier: v1::Tier::from_field(tier)?,
-            origin: origin
-                .context("a denial from the controller names no rule")?
-                .into(),
+            tier: judged.then(|| v1::Tier::from_field(tier)).transpose()?,
+            origin: if judged {
+                let origin = origin.context("a denial from the controller names no rule")?;
+                Some(origin.into())
+            } else {
+                None
+            },
+            frame,
             revision,
             generation,
             missed: missed + u64::from(lost_before),

@@ -41,6 +41,7 @@ fn denial() -> HostDenial {
             staged: false,
             staged_allows: false,
             lost_before: 0,
+            frame: None,
         }),
     }
 }

@@ -91,19 +91,36 @@ fn resolve(
     host_identity: u32,
     denial: v1::Denial,
 ) -> Option<v1::HostDenial> {
-    let address = address_from_bytes(&denial.peer_address)
-        .ok()?
-        .to_canonical();
-    address_from_bytes(&denial.local_address).ok()?;
     v1::Direction::from_field(denial.direction).ok()?;
-    v1::Tier::from_field(denial.tier).ok()?;
-    let (peer, identity) = match state.owner(address) {
+    // Without a rule there are addresses only if the frame has an IP header.
+    let address = match &denial.frame {
+        Some(frame) => {
+            let is_whole = frame.peer_mac.len() == 6 && frame.ether_type <= u16::MAX.into();
+            is_whole.then_some(())?;
+            let none = denial.peer_address.is_empty() && denial.local_address.is_empty();
+            (!none).then_some(&denial)
+        }
+        None => {
+            v1::Tier::from_field(denial.tier).ok()?;
+            Some(&denial)
+        }
+    };
+    let address = match address {
+        Some(denial) => {
+            address_from_bytes(&denial.local_address).ok()?;
+            let peer = address_from_bytes(&denial.peer_address).ok()?;
+            Some(peer.to_canonical())
+        }
+        None => None,
+    };
+    let owner = address.and_then(|address| state.owner(address));
+    let (peer, identity) = match owner {
         Some(peer) => (peer.name.0.clone(), peer.effective_identity()),
         None if state.policy.set.segments.iter().any(|segment| {
             segment
                 .subnets
                 .iter()
-                .any(|subnet| subnet.contains(&address))
+                .any(|subnet| address.is_some_and(|address| subnet.contains(&address)))
         }) =>
         {
             (String::new(), Identity::UNMANAGED)

@@ -13,6 +13,7 @@ use super::{Controller, enrol::replaced};
 use crate::{
     error::{Error, Result},
     publish::Watched,
+    state::State,
 };
 
 /// The longest text of a host that is kept and shown, in bytes.
@@ -128,7 +129,6 @@ impl Controller {
             report.agent_version = agent_version;
             report.kernel_release = kernel_release;
             report.applied_digest = applied;
-            report.host = reported;
             match desired {
                 Some(desired) if Some(desired.digest) == applied => {
                     report.applied_revision = desired.policy.revision;
@@ -138,6 +138,7 @@ impl Controller {
                 _ => {}
             }
         });
+        take_report(&mut state, id, reported);
         if let Some(session) = state.sessions.get_mut(&id) {
             session.claimed = addresses;
         }
@@ -221,19 +222,7 @@ impl Controller {
 
     /// Notes what a host says of itself, and logs what has changed about how far it is protected.
     pub async fn reported(&self, id: HostId, reported: HostReport) {
-        let mut state = self.lock().await;
-        let Some(host) = state.host(id) else { return };
-        let before = host.report.host.as_ref().map(|it| it.enforcement);
-        if before != Some(reported.enforcement) {
-            let problems = reported.problems.join("; ");
-            let (host, enforcement) = (&host.name, reported.enforcement.word());
-            if reported.enforcement.confirms() {
-                tracing::info!(%host, enforcement, "the host's protection has changed");
-            } else {
-                tracing::warn!(%host, enforcement, problems, "the host's protection has changed");
-            }
-        }
-        state.report(id, |report| report.host = Some(reported));
+        take_report(&mut *self.lock().await, id, Some(reported));
     }
 
     /// Notes a host's counters.
@@ -249,4 +238,27 @@ impl Controller {
             report.flows_percent = flows_percent.min(100);
         });
     }
+}
+
+/// More problems of a host than these are not logged; `bulkhead hosts -o json` has them all.
+const MOST_PROBLEMS: usize = 4;
+
+/// Keeps what a host says of itself, and logs what has changed about how far it is protected.
+fn take_report(state: &mut State, id: HostId, reported: Option<HostReport>) {
+    let Some(host) = state.host(id) else { return };
+    let before = host.report.host.as_ref().map(|it| it.enforcement);
+    let now = reported.as_ref().map(|it| it.enforcement);
+    if let Some(reported) = &reported
+        && before != now
+    {
+        let (host, enforcement) = (&host.name, reported.enforcement.word());
+        if reported.enforcement.confirms() {
+            tracing::info!(%host, enforcement, "the host's protection has changed");
+        } else {
+            let problems = &reported.problems[..reported.problems.len().min(MOST_PROBLEMS)];
+            let problems = problems.join("; ");
+            tracing::warn!(%host, enforcement, problems, "the host's protection has changed");
+        }
+    }
+    state.report(id, |report| report.host = reported);
 }

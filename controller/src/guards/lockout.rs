@@ -144,7 +144,7 @@ pub fn refusal(lost: &[LostAccess]) -> Option<String> {
     let verb = if hosts.len() == 1 { "does" } else { "do" };
     Some(format!(
         "{} would not let you in any more on tcp/{} from {sources}, and {verb} so now. Allow it in the \
-         policy, or put your subnet under [failsafe] in the agent's configuration there and restart the \
+         policy, or put your subnet under [failsafe] in the agent's configuration there and reload the \
          agent; or say that it is meant with --allow-lockout",
         names(hosts),
         first.port,

@@ -29,6 +29,7 @@ pub fn denial(peer: [u8; 4], port: u32) -> v1::Denial {
         staged: false,
         staged_allows: false,
         lost_before: 0,
+        frame: None,
     }
 }
 

@@ -17,9 +17,9 @@ use crate::{
 };
 
 /// How far ahead of its rate anything may be: a second's worth at once.
-const BURST: u64 = SECOND;
+pub(super) const BURST: u64 = SECOND;
 /// The part of all events, and of a rule's, that is left to peers which have not reported for a while.
-const RESERVE: u64 = BURST / 4;
+pub(super) const RESERVE: u64 = BURST / 4;
 
 impl<T: Tables> Judge<'_, T> {
     /// Counts what was denied under its rule, and reports what is to be heard of; whether it did. `opens` when the
@@ -72,7 +72,6 @@ impl<T: Tables> Judge<'_, T> {
             _ => (0, 0),
         };
         let (Ok(reason) | Err(reason)) = outcome;
-        let losses = self.tables.losses();
         let event = Event {
             time: self.now,
             packets,
@@ -88,12 +87,28 @@ impl<T: Tables> Judge<'_, T> {
             reason: *reason as u8,
             kind,
             staged_allows: u8::from(matches!(note, Note::DeniedAlone)),
+            ether_type: 0,
+            lost: self.lost(),
+            interface: 0,
+            mac: [0; 6],
             padding: [0; 2],
-            lost: losses.map_or(0, |losses| losses.get() as u32),
+            zero: 0,
         };
-        let told = self.tables.report(&event);
+        self.hand_over(&event)
+    }
+
+    /// The events that could not be handed over since the last one that could.
+    #[inline(always)]
+    pub(super) fn lost(&self) -> u32 {
+        self.tables.losses().map_or(0, |losses| losses.get() as u32)
+    }
+
+    /// Hands an event over; whether it could.
+    #[inline(always)]
+    pub(super) fn hand_over(&self, event: &Event) -> bool {
+        let told = self.tables.report(event);
         if told {
-            if let Some(losses) = losses {
+            if let Some(losses) = self.tables.losses() {
                 losses.set(0);
             }
         } else {
@@ -104,7 +119,7 @@ impl<T: Tables> Judge<'_, T> {
 
     /// An event is not handed over.
     #[inline(always)]
-    fn lose(&self, reason: Reason) {
+    pub(super) fn lose(&self, reason: Reason) {
         self.tables.count_reason(reason, self.bytes);
         if let Some(losses) = self.tables.losses() {
             losses.set(losses.get() + 1);

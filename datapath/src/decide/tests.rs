@@ -11,6 +11,7 @@ mod fragments;
 mod limits;
 mod packets;
 mod revocation;
+mod unparsed;
 
 use etherparse::{PacketBuilder, TcpHeader};
 

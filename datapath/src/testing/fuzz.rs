@@ -91,6 +91,7 @@ fn forget(tables: &MemoryTables) {
     tables.ipv6.fragments.borrow_mut().clear();
     tables.ipv4.denied.borrow_mut().clear();
     tables.ipv6.denied.borrow_mut().clear();
+    tables.unparsed.borrow_mut().clear();
     tables.events.borrow_mut().clear();
 }
 

@@ -82,9 +82,20 @@ pub(super) fn look(frame: &[u8]) -> Result<Sight, Reason> {
         0x86dd => ipv6(rest),
         0x0806 => Ok(Sight::Link(Reason::Neighbour)),
         0x888e => Ok(Sight::Link(Reason::LinkControl)),
-        _ => {
-            let [a, b, c, d, e, f] = ethernet.destination();
-            if [a, b, c, d, e] == [1, 0x80, 0xc2, 0, 0] && f < 16 {
+        other => {
+            let to = ethernet.destination();
+            let [a, b, c, d, e, f] = to;
+            let passes = match other {
+                _ if [a, b, c, d, e] == [1, 0x80, 0xc2, 0, 0] => f < 16 || f == 32 || f == 33,
+                0x88f7 => to == [1, 0x1b, 0x19, 0, 0, 0],
+                0x8035 => to == [255; 6],
+                0x9000 => to == ethernet.source(),
+                length if length < 1536 => {
+                    to[..5] == [1, 0, 12, 0xcc, 0xcc] && matches!(f, 0xcc | 0xcd)
+                }
+                _ => false,
+            };
+            if passes {
                 Ok(Sight::Link(Reason::LinkControl))
             } else {
                 Ok(Sight::Other)

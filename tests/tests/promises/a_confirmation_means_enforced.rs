@@ -14,16 +14,10 @@ fn hosts(lab: &Lab) -> Result<Vec<Value>> {
     lab.operator().list(&["hosts"])
 }
 
-fn standing(lab: &Lab, name: &str) -> Result<String> {
-    let hosts = hosts(lab)?;
-    let host = hosts.iter().find(|host| host["name"] == name);
-    let word = host.and_then(|host| host["standing"].as_str());
-    Ok(word.context("a host without a standing")?.to_owned())
-}
-
 fn wait_standing(lab: &Lab, name: &str, word: &str) -> Result<()> {
     wait_for(&format!("{name} to be {word}"), LONG, || {
-        Ok((standing(lab, name)? == word).then_some(()))
+        let is_it = |host: &Value| host["name"] == name && host["standing"] == word;
+        Ok(hosts(lab)?.iter().any(is_it).then_some(()))
     })
     .with_context(|| format!("{:#?}", hosts(lab)))
 }

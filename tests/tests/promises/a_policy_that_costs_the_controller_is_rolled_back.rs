@@ -28,6 +28,8 @@ const WAY_OUT: &str = "{ allow: [tcp/7443] }";
 /// Boots a host that reaches its controller by a relay, with a policy that lets it.
 fn run(scenario: impl FnOnce(&mut Lab, Relay) -> Result<()>) -> Result<()> {
     Lab::run_bare(&HOSTS, |lab| {
+        // No lifeline to the controller itself: the host knows its relay alone.
+        lab.controller().announce(&[])?;
         let relay = lab.relay("web-1", Controller::address(Family::V4))?;
         let controllers = vec![relay.address().to_string()];
         lab.agent("web-1")?.configure(|config| {

@@ -7,6 +7,7 @@
 mod a_busy_host_learns_its_flows_before_it_enforces;
 mod a_confirmation_means_enforced;
 mod a_host_keeps_its_lease;
+mod a_host_keeps_its_way_and_its_word_on_its_network;
 mod a_host_that_cannot_enforce_says_why;
 mod a_packet_in_pieces_is_judged_as_a_whole;
 mod a_peer_cannot_choose_who_opened_its_connection;
@@ -32,4 +33,5 @@ mod scanners_see_what_policy_allows;
 mod the_demo_keeps_its_word;
 mod the_readmes_five_minutes;
 mod what_goes_wrong_on_the_way_is_heard;
+mod what_is_dropped_is_said;
 mod what_no_policy_allows_is_denied;

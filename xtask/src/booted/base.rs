@@ -20,6 +20,8 @@ pub struct Suite {
     pub name: &'static str,
     /// What sets its interfaces up.
     network: NetworkSetup,
+    /// When a host of it boots again, its agent takes long to start; the other's does not.
+    pub agent_starts_slowly: bool,
 }
 
 /// Both wait for network-pre.target.
@@ -34,10 +36,12 @@ pub const SUITES: [Suite; 2] = [
     Suite {
         name: "bookworm",
         network: NetworkSetup::Ifupdown,
+        agent_starts_slowly: false,
     },
     Suite {
         name: "trixie",
         network: NetworkSetup::Networkd,
+        agent_starts_slowly: true,
     },
 ];
 

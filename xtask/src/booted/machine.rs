@@ -17,7 +17,7 @@ use super::{
 use crate::command;
 
 /// A bound that only a machine that hangs exceeds.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(400);
+const BOOT_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// What distinguishes a machine from others.
 pub struct Settings<'a> {

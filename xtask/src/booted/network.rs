@@ -4,6 +4,8 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -154,7 +156,7 @@ impl Drop for Network {
 }
 
 impl Prober {
-    /// Ends it, as Ctrl-C does; what it has printed.
+    /// Ends it; what it has printed.
     ///
     /// # Errors
     ///
@@ -164,7 +166,20 @@ impl Prober {
             let printed = fs::read_to_string(&self.output).unwrap_or_default();
             bail!("a prober has ended by itself: {status}\n{printed}");
         }
-        command::run(Command::new("kill").args(["-INT", &self.child.id().to_string()]))?;
+        // At the first, programs that send print their totals. One that has no use for it may have been started with it
+        // ignored, as whatever a shell starts in the background.
+        for signal in ["-INT", "-TERM"] {
+            // It may have ended at the first.
+            if self
+                .child
+                .try_wait()
+                .context("looking after a prober")?
+                .is_none()
+            {
+                command::run(Command::new("kill").args([signal, &self.child.id().to_string()]))?;
+                thread::sleep(Duration::from_secs(1));
+            }
+        }
         self.child.wait().context("waiting for a prober")?;
         fs::read_to_string(&self.output)
             .with_context(|| format!("reading {}", self.output.display()))

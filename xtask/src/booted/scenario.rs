@@ -27,8 +27,8 @@ const OPERATOR: &str = "10.0.9.5";
 /// Of the network that all three are in.
 const PREFIX_LENGTH: &str = "/16";
 
-/// What the agent does in a minute on a machine as slow as this one.
-const A_MINUTE: Duration = Duration::from_secs(60);
+/// A bound on what takes seconds, on a machine that is emulated and shares its processor.
+const LONG: Duration = Duration::from_secs(240);
 
 /// The three systems of the page, and the page.
 struct World {
@@ -54,16 +54,14 @@ pub fn run(host: &Suite, controller: &Suite) -> Result<()> {
     let mut world = World::new(&work, host, controller)?;
     world.install()?;
     world.agent_survives_what_ends_it()?;
-    world.reboot_is_never_open("reboot", "true")?;
-    world.reboot_is_never_open(
-        "slow start",
-        "mkdir -p /etc/systemd/system/bulkhead-agent.service.d && \
-         printf '[Service]\\nExecStartPre=/bin/sleep 45\\n' > /etc/systemd/system/bulkhead-agent.service.d/slow.conf",
-    )?;
-    world
-        .host
-        .shell
-        .succeed("rm -r /etc/systemd/system/bulkhead-agent.service.d && systemctl daemon-reload")?;
+    if host.agent_starts_slowly {
+        world.reboot_is_never_open("slow start", SLOW_START)?;
+        world.host.shell.succeed(
+            "rm -r /etc/systemd/system/bulkhead-agent.service.d && systemctl daemon-reload",
+        )?;
+    } else {
+        world.reboot_is_never_open("reboot", "true")?;
+    }
     world.troubleshoot()?;
     world.upgrade()?;
     world.remove()?;
@@ -113,7 +111,7 @@ impl World {
         for address in [CONTROLLER, HOST] {
             world
                 .operator
-                .until(&format!("ssh root@{address} true"), A_MINUTE)?;
+                .until(&format!("ssh root@{address} true"), LONG)?;
         }
         Ok(world)
     }
@@ -193,7 +191,7 @@ impl World {
         self.wait_until_in_sync()?;
         self.type_block(heading)?;
         let listens = "ss --listening --tcp --numeric | grep --quiet ':8081 '";
-        self.host.shell.until(listens, A_MINUTE)?;
+        self.host.shell.until(listens, LONG)?;
         self.type_section(heading)?;
         let denials = self.operator.succeed("bulkhead denials --since 5m")?;
         ensure!(
@@ -224,11 +222,11 @@ impl World {
                 &format!(
                     "test \"$(systemctl show --property=NRestarts --value bulkhead-agent)\" = {number}"
                 ),
-                A_MINUTE * 2,
+                LONG,
             )?;
             self.is_active("bulkhead-agent")?;
         }
-        for verb in ["stop", "start", "restart"] {
+        for verb in ["reload", "stop", "start", "restart"] {
             self.host
                 .shell
                 .succeed(&format!("systemctl {verb} bulkhead-agent"))?;
@@ -237,9 +235,9 @@ impl World {
         shell.succeed("systemctl kill --kill-whom=main --signal=KILL bulkhead-controller")?;
         shell.until(
             "test \"$(systemctl show --property=NRestarts --value bulkhead-controller)\" = 1",
-            A_MINUTE,
+            LONG,
         )?;
-        for verb in ["stop", "start", "restart"] {
+        for verb in ["reload", "stop", "start", "restart"] {
             shell.succeed(&format!("systemctl {verb} bulkhead-controller"))?;
         }
         probes.stop("while the agent was killed, hung, stopped, started and restarted")
@@ -253,7 +251,7 @@ impl World {
         let probes = Probes::start(&self.network, name)?;
         self.host.reboot()?;
         self.operator
-            .until(&format!("ssh root@{HOST} true"), A_MINUTE * 3)?;
+            .until(&format!("ssh root@{HOST} true"), LONG)?;
         self.is_active("bulkhead-agent")?;
         self.is_active("network-pre.target")?;
         let [agent, network] = ["bulkhead-agent", "network-pre.target"].map(|unit| {
@@ -351,16 +349,20 @@ impl World {
     fn wait_until_in_sync(&mut self) -> Result<()> {
         let in_sync =
             "bulkhead hosts -o json | grep '\"name\":\"web-1\"' | grep '\"in_sync\":true'";
-        self.operator.until(in_sync, A_MINUTE * 2).map(drop)
+        self.operator.until(in_sync, LONG).map(drop)
     }
 
     fn is_active(&mut self, unit: &str) -> Result<()> {
         self.host
             .shell
-            .until(&format!("systemctl is-active {unit}"), A_MINUTE)
+            .until(&format!("systemctl is-active {unit}"), LONG)
             .map(drop)
     }
 }
+
+/// Longer than systemd waited for the agent by an earlier unit.
+const SLOW_START: &str = "mkdir -p /etc/systemd/system/bulkhead-agent.service.d && \
+     printf '[Service]\\nExecStartPre=/bin/sleep 45\\n' > /etc/systemd/system/bulkhead-agent.service.d/slow.conf";
 
 /// A unit of the test's own on the host, which sends from early in the boot on what policy allows, and what it does not.
 const BEACON: &str = "cat > /etc/systemd/system/beacon.service <<'END'
