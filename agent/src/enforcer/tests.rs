@@ -282,10 +282,10 @@ fn in_memory(merged: &HostPolicy) -> MemoryTables {
 fn uniform(action: Action) -> HostPolicy {
     let rule = |direction| policy::Rule {
         direction,
-        tier: policy::Tier::Policy,
+        tier: Tier::Policy,
         action,
         mode: Mode::Enforce,
-        peers: policy::PeerMatch::Any,
+        peers: PeerMatch::Any,
         ports: Vec::new(),
         log: false,
         expires: None,

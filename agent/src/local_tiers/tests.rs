@@ -224,7 +224,7 @@ fn no_packet_comes_from_an_address_that_nobody_on_the_wire_has() {
         "ff0e::7",
         "fd66:1::10",
     ] {
-        for (slot, key) in [(Tcp, 22), (Tcp, 443), (Udp, 67), (ProtocolSlot::Other, 47)] {
+        for (slot, key) in [(Tcp, 22), (Tcp, 443), (Udp, 67), (Other, 47)] {
             let allowed = allowed_by(&policy, Ingress, source, slot, key);
             assert_eq!(allowed, None, "{source} {slot}/{key}");
         }

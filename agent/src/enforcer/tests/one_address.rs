@@ -11,7 +11,7 @@ fn identified(addresses: &[&str]) -> HostPolicy {
     policy.rules[1].action = Action::Allow;
     let mut allowed = policy.rules[0].clone();
     allowed.action = Action::Allow;
-    allowed.peers = policy::PeerMatch::Of {
+    allowed.peers = PeerMatch::Of {
         identities: vec![CLIENTS],
         subnets: Vec::new(),
     };

@@ -112,10 +112,10 @@ impl Wire {
         let mut policy = uniform(Action::Deny);
         policy.revision = Revision(revision);
         for rule in &mut policy.rules {
-            rule.tier = policy::Tier::Default;
+            rule.tier = Tier::Default;
         }
         let mut allow = policy.rules[0].clone();
-        allow.tier = policy::Tier::Policy;
+        allow.tier = Tier::Policy;
         allow.action = Action::Allow;
         allow.ports = vec![policy::PortSpan {
             slot: ProtocolSlot::Udp,
@@ -123,7 +123,7 @@ impl Wire {
             last: 5000,
         }];
         let mut others = allow.clone();
-        others.peers = policy::PeerMatch::Of {
+        others.peers = PeerMatch::Of {
             identities: Vec::new(),
             subnets: vec![policy::host_policy::SubnetMatch {
                 subnet: format!("10.{}.0.0/16", 100 + revision % 2).parse().unwrap(),
