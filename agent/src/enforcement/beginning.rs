@@ -353,7 +353,6 @@ mod tests {
         let local = LocalTiers {
             controllers: vec!["10.0.0.1:7443".parse().unwrap()],
             failsafe_subnets: vec!["10.9.0.0/24".parse().unwrap()],
-            dhcp_servers: Vec::new(),
             failsafe_tcp_ports: vec![22],
             ..LocalTiers::default()
         };
@@ -361,7 +360,10 @@ mod tests {
         let (own, policy) = merged
             .rules
             .split_at(merged.rules.len() - policy.rules.len());
-        assert!(own.iter().all(|rule| rule.action == Action::Allow));
+        for rule in own {
+            let denies = rule.tier == Tier::AntiSpoofing;
+            assert_eq!(rule.action == Action::Deny, denies, "{:?}", rule.origin);
+        }
         for tier in [Tier::Lifeline, Tier::Failsafe] {
             assert!(own.iter().any(|rule| rule.tier == tier), "{tier}");
         }
