@@ -148,7 +148,7 @@ proptest! {
                 }
             }
             let whole: Vec<_> =
-                next.into_iter().map(|(d, slot, _)| (d, slot, slot.last_key())).collect();
+                next.into_iter().map(|(d, slot, _)| (d, slot, slot.last_table_key())).collect();
             prop_assert_eq!(covered, whole);
             let size = check_fit(&host).unwrap();
             prop_assert_eq!(size.cells, size.peer_classes * size.port_classes);

@@ -88,9 +88,9 @@ impl Host {
                     let passes = self.sends(SYN);
                     self.socket = Socket::SynSent(passes.then_some(self.now));
                 }
-                Socket::SynSent(_) => {
+                Socket::SynSent(before) => {
                     let passes = self.sends(SYN);
-                    self.socket = Socket::SynSent(passes.then_some(self.now));
+                    self.socket = Socket::SynSent(passes.then_some(self.now).or(before));
                 }
                 _ => {}
             },
@@ -142,19 +142,24 @@ impl Host {
                 self.known_since = None;
                 self.accepts(Opener::Remote);
             }
-            // A SYN of the host that has passed a while ago, and is not cut since, opens it too.
+            // A SYN of the host that has passed a while ago opens it too, unless policy has revoked it since.
             (Socket::SynSent(at), SYN) => {
                 let is_fresh = at.is_some_and(|at| self.now - at < 60 * SECOND);
-                self.accepts(if is_fresh {
+                self.accepts(if is_fresh && allows(self.world, Opener::Local) {
                     Opener::Both
                 } else {
                     Opener::Remote
                 });
             }
+            // It accepts once more. What it opened itself and policy has revoked since is no part of it.
             (Socket::Accepting(_), SYN) => {
+                if !allows(self.world, Opener::Local) {
+                    self.socket = Socket::Accepting(Opener::Remote);
+                }
                 self.sends(SYN | ACK);
             }
-            (Socket::SynSent(_), _) if handshake == SYN | ACK => {
+            // Only who has seen the SYN can acknowledge it.
+            (Socket::SynSent(Some(_)), _) if handshake == SYN | ACK => {
                 self.socket = Socket::Established(Opener::Local);
                 self.sends(ACK);
             }
