@@ -31,7 +31,7 @@ const BOOTED: [&str; 2] = ["docs/install-systemd.md", "docs/troubleshooting.md"]
 const NO_COMMANDS: [&str; 3] = ["yaml", "toml", "text"];
 
 /// What no test runs: the page, how a command begins, and why not.
-const ELSEWHERE: [(&str, &str, &str); 22] = [
+const ELSEWHERE: [(&str, &str, &str); 23] = [
     (
         "README.md",
         "cargo xtask",
@@ -80,6 +80,11 @@ const ELSEWHERE: [(&str, &str, &str); 22] = [
     (
         "docs/benchmarks.md",
         "cargo xtask bench policy",
+        "a benchmark is no test",
+    ),
+    (
+        "docs/benchmarks/startup.md",
+        "cargo xtask bench startup",
         "a benchmark is no test",
     ),
     ("docs/import.md", "kubectl get", "it needs a cluster"),
