@@ -120,11 +120,7 @@ fn signals_that_mean_nothing_end_nothing_and_a_mistake_in_the_configuration_chan
         let daemon = lab.agent("web-1")?.daemon();
         daemon.signal(Signal::HUP)?;
         wait_until("the configuration to be read again", LONG, || {
-            Ok(daemon
-                .log()?
-                .matches("the configuration is read again")
-                .count()
-                >= 2)
+            Ok(daemon.log()?.contains("the configuration is read again"))
         })?;
         lab.check(&[
             allowed("client-1", "web-1", Tcp(2222)),
