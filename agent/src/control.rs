@@ -14,7 +14,7 @@ use std::{
 };
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use proto::client::ChannelError;
+use proto::{client::ChannelError, host_report::Announcement};
 use tokio::{
     sync::watch,
     task::block_in_place,
@@ -168,7 +168,7 @@ impl Control {
     async fn look_after_way(
         &mut self,
         session: impl Future<Output = SessionError>,
-        mut announcements: watch::Receiver<Option<Vec<SocketAddr>>>,
+        mut announcements: watch::Receiver<Option<Announcement>>,
     ) -> SessionError {
         let mut session = pin!(session);
         let mut look = interval_at(Instant::now() + LOOK_FOR_CONTROLLER, LOOK_FOR_CONTROLLER);
@@ -181,7 +181,10 @@ impl Control {
                 }
                 Ok(()) = announcements.changed() => {
                     let announced = announcements.borrow_and_update().clone();
-                    self.controllers.announce(announced.unwrap_or_default());
+                    let Announcement { addresses, same_host } = announced.unwrap_or_default();
+                    self.controllers.announce(addresses);
+                    self.controllers.runs_here(same_host);
+                    self.find_controllers_here().await;
                     self.open_way().await
                 }
             };
@@ -220,10 +223,13 @@ impl Control {
             .await
     }
 
-    /// Looks for a controller that listens on this host. A listener on a port of a controller is taken for one
-    /// when its certificate says so: it is verified as one elsewhere is. One that was found stays known while
-    /// nobody listens, since a controller that starts again is not gone.
+    /// Looks for the port on which a controller of this host listens, once a controller has said that it runs here:
+    /// it knows that from the connection. A listener is taken for it when its certificate says so. One that was
+    /// found stays known while nobody listens, since a controller that starts again is not gone.
     async fn find_controllers_here(&mut self) {
+        if !self.controllers.run_here() {
+            return;
+        }
         let listening = match block_in_place(listeners::reachable) {
             Ok(listening) => listening,
             Err(error) => {

@@ -1,7 +1,7 @@
 //! The task that owns the kernel side: it starts enforcement, applies what comes, and looks after
 //! interfaces and counters.
 
-mod beginning;
+pub(crate) mod beginning;
 mod changes;
 mod handle;
 mod pressure;

@@ -10,7 +10,9 @@ use std::{
 };
 
 use datapath::{Direction, Verdict, layout::WORLD};
-use policy::{Action, HostPolicy, PeerMatch, Revision, Tier, Timestamp, classify::TooLarge};
+use policy::{
+    Action, HostPolicy, Identity, PeerMatch, Revision, Tier, Timestamp, classify::TooLarge,
+};
 
 use self::inspection::counters_of;
 pub use self::inspection::{Counters, Inspection};
@@ -147,12 +149,16 @@ fn of_this_host(
     local.fingerprint() ^ TABLES_VERSION.rotate_right(8) ^ last_end.0 ^ fingerprint(behaviour)
 }
 
-/// What becomes of frames that no rule speaks of: in quarantine they are dropped, whatever the setting says.
+/// What becomes of frames that no rule speaks of: in quarantine they are dropped, whatever the setting says. So they
+/// are on a host that has lost its policy, which may have been in quarantine: what it enforces has no identity.
 fn other_ether_types(policy: &HostPolicy, local: &LocalTiers) -> u32 {
-    let is_quarantined = policy.rules.iter().any(|rule| {
-        rule.tier == Tier::Quarantine && rule.action == Action::Deny && rule.peers == PeerMatch::Any
-    });
-    if is_quarantined {
+    let denies_all = |tier| {
+        policy.rules.iter().any(|rule| {
+            rule.tier == tier && rule.action == Action::Deny && rule.peers == PeerMatch::Any
+        })
+    };
+    let is_lost = policy.identity == Identity::UNMANAGED && denies_all(Tier::Default);
+    if denies_all(Tier::Quarantine) || is_lost {
         OtherEthertypes::Drop.number()
     } else {
         local.other_ethertypes.number()

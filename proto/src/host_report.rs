@@ -252,28 +252,43 @@ impl From<v1::Incident> for Incident {
     }
 }
 
+/// What a controller tells an agent of where controllers are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announcement {
+    /// Sorted, each once. Empty: the controllers announce none.
+    pub addresses: Vec<SocketAddr>,
+    /// Whether the agent's connection comes from the controller's own machine.
+    pub same_host: bool,
+}
+
 /// The message that announces these addresses of controllers.
 #[must_use]
-pub fn announce_controllers(
-    addresses: impl IntoIterator<Item = SocketAddr>,
-) -> v1::ControllerAddresses {
+pub fn announce_controllers(announcement: Announcement) -> v1::ControllerAddresses {
+    let Announcement {
+        addresses,
+        same_host,
+    } = announcement;
     let addresses = addresses.into_iter().map(|address| v1::ControllerAddress {
         address: address_to_bytes(address.ip()),
         port: address.port().into(),
     });
     v1::ControllerAddresses {
         addresses: addresses.collect(),
+        same_host,
     }
 }
 
-/// The addresses that a message announces, sorted, each once.
+/// What a message announces.
 ///
 /// # Errors
 /// [`ConvertError`] for an address or a port that there is not.
 pub fn announced_controllers(
     message: v1::ControllerAddresses,
-) -> Result<Vec<SocketAddr>, ConvertError> {
-    let v1::ControllerAddresses { addresses } = message;
+) -> Result<Announcement, ConvertError> {
+    let v1::ControllerAddresses {
+        addresses,
+        same_host,
+    } = message;
     let address = |address: v1::ControllerAddress| {
         let v1::ControllerAddress { address, port } = address;
         let address: IpAddr = address_from_bytes(&address)?.to_canonical();
@@ -284,7 +299,10 @@ pub fn announced_controllers(
         .collect::<Result<_, ConvertError>>()?;
     addresses.sort();
     addresses.dedup();
-    Ok(addresses)
+    Ok(Announcement {
+        addresses,
+        same_host,
+    })
 }
 
 fn port(number: u32) -> Result<u16, ConvertError> {
@@ -371,12 +389,16 @@ mod tests {
             "10.0.0.1:7443".parse().unwrap(),
             "[fd00::1]:7443".parse().unwrap(),
         ];
-        let twice = addresses.iter().rev().chain(&addresses).copied();
+        let announcement = |addresses: Vec<SocketAddr>| Announcement {
+            addresses,
+            same_host: true,
+        };
+        let twice = addresses.iter().rev().chain(&addresses).copied().collect();
         assert_eq!(
-            announced_controllers(announce_controllers(twice)),
-            Ok(addresses)
+            announced_controllers(announce_controllers(announcement(twice))),
+            Ok(announcement(addresses))
         );
-        let nowhere = announce_controllers(["10.0.0.1:0".parse().unwrap()]);
-        assert!(announced_controllers(nowhere).is_err());
+        let nowhere = announcement(vec!["10.0.0.1:0".parse().unwrap()]);
+        assert!(announced_controllers(announce_controllers(nowhere)).is_err());
     }
 }

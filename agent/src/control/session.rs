@@ -2,16 +2,12 @@
 
 mod error;
 
-use std::{
-    future::pending,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{future::pending, net::IpAddr, time::Duration};
 
 use policy::{Identity, Revision};
 use proto::{
     convert::address_to_bytes,
-    host_report::{Enforcement, HostReport, announced_controllers},
+    host_report::{Announcement, Enforcement, HostReport, announced_controllers},
     v1::{
         AckHeard, AddressClaim, AgentMessage, ControllerMessage, DenialBatch, Heartbeat, Hello,
         PolicyAck, PolicyNack, PolicyUpdate, agent_message, controller_message,
@@ -68,7 +64,7 @@ pub struct Session {
     /// The address that the connection comes from.
     source: Option<IpAddr>,
     /// Tells where the controllers say that they are.
-    announced: watch::Sender<Option<Vec<SocketAddr>>>,
+    announced: watch::Sender<Option<Announcement>>,
 }
 
 /// What a stream needs.
@@ -82,7 +78,7 @@ pub struct SessionParts {
     /// The address that the connection comes from; none when it is not known.
     pub source: Option<IpAddr>,
     /// Is told where the controllers say that they are.
-    pub announced: watch::Sender<Option<Vec<SocketAddr>>>,
+    pub announced: watch::Sender<Option<Announcement>>,
 }
 
 struct Applying {
@@ -248,7 +244,7 @@ impl Session {
             }
             Some(controller_message::Message::Controllers(addresses)) => {
                 match announced_controllers(addresses) {
-                    Ok(addresses) => _ = self.announced.send_replace(Some(addresses)),
+                    Ok(announced) => _ = self.announced.send_replace(Some(announced)),
                     Err(error) => {
                         warn!(%error, "the controllers' addresses cannot be read; the last ones are kept");
                     }

@@ -29,6 +29,8 @@ pub struct Controllers {
     kept: Kept,
     /// What is known is not on disk yet.
     is_unsaved: bool,
+    /// A controller has said that it runs on this host.
+    runs_here: bool,
 }
 
 /// What is kept for the next start.
@@ -76,6 +78,7 @@ impl Controllers {
             configured: configured.clone(),
             kept,
             is_unsaved: false,
+            runs_here: false,
         }
     }
 
@@ -108,6 +111,22 @@ impl Controllers {
     pub fn announce(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
         let addresses = addresses.into_iter().collect();
         self.change(|kept| kept.announced = addresses);
+    }
+
+    /// Takes a controller's word for whether it runs on this host. If it does not, no port of this host is a
+    /// controller's: whoever listens on one may relay to a controller and show its certificate.
+    pub fn runs_here(&mut self, runs_here: bool) {
+        self.runs_here = runs_here;
+        if !runs_here {
+            self.set_ports_here(BTreeSet::new());
+        }
+    }
+
+    /// Whether the controller of the newest connection runs on this host. False: it does not, or none has said so
+    /// since the agent's start.
+    #[must_use]
+    pub fn run_here(&self) -> bool {
+        self.runs_here
     }
 
     /// Takes the ports of this host on which a controller listens.

@@ -9,9 +9,10 @@ use proto::{Sha256Digest, host_report::HostReport, spiffe::HostId, v1};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Controller, enrol::replaced};
+use super::{Controller, blocking, enrol::replaced};
 use crate::{
     error::{Error, Result},
+    own,
     publish::Watched,
     state::State,
 };
@@ -43,6 +44,8 @@ pub struct SessionHandle {
     pub number: u64,
     /// What the host is to enforce.
     pub policy: watch::Receiver<Watched>,
+    /// Whether the host is the controller's own machine: its connection comes from there.
+    pub same_host: bool,
     /// Where the controller is; none until it is known.
     pub announced: watch::Receiver<Option<Vec<SocketAddr>>>,
     /// Cancelled when another stream takes over, or the host is gone.
@@ -119,6 +122,8 @@ impl Controller {
             applied,
             report: reported,
         } = hello;
+        let own = blocking("reading this machine's addresses", own::of_this_machine).await?;
+        let same_host = source.is_loopback() || own.contains(&source);
         let mut state = self.lock().await;
         let name = state.host(id).ok_or_else(|| replaced(id))?.name.clone();
         tracing::info!(host = %name, %source, agent_version, kernel_release, "connected");
@@ -147,6 +152,7 @@ impl Controller {
             host: id,
             number,
             policy,
+            same_host,
             announced: self.announced.subscribe(),
             end,
         })

@@ -1,20 +1,14 @@
 //! What agents call.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use proto::{
     Sha256Digest,
-    host_report::announce_controllers,
+    host_report::{Announcement, announce_controllers},
     spiffe::HostId,
     v1::{self, agent_message::Message as Up, controller_message::Message as Down},
 };
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Result, Status, Streaming};
@@ -121,7 +115,7 @@ impl Service {
         let mut given = applied;
         session.policy.mark_changed();
         // First of all: whatever policy comes, the agent knows the way back.
-        if let Some(first) = announcement(&mut session.announced)
+        if let Some(first) = announcement(session)
             && !self.send(down, &end, first).await?
         {
             return Ok(());
@@ -136,7 +130,7 @@ impl Service {
                 }
                 changed = session.announced.changed() => {
                     changed.map_err(|_| taken_over())?;
-                    announcement(&mut session.announced)
+                    announcement(session)
                 }
                 message = up.message() => match message? {
                     Some(v1::AgentMessage { message: Some(message) }) => {
@@ -194,10 +188,18 @@ impl Service {
     }
 }
 
-/// Where the controller is, if that is known.
-fn announcement(announced: &mut watch::Receiver<Option<Vec<SocketAddr>>>) -> Option<Down> {
-    let addresses = announced.borrow_and_update().clone()?;
-    Some(Down::Controllers(announce_controllers(addresses)))
+/// Where the controller is, if anything of that is known.
+fn announcement(session: &mut SessionHandle) -> Option<Down> {
+    let same_host = session.same_host;
+    let addresses = match session.announced.borrow_and_update().clone() {
+        Some(addresses) => addresses,
+        None if same_host => Vec::new(),
+        None => return None,
+    };
+    Some(Down::Controllers(announce_controllers(Announcement {
+        addresses,
+        same_host,
+    })))
 }
 
 /// The policy to send, if the agent does not have it.

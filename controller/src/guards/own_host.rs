@@ -42,8 +42,8 @@ impl CutOff {
 }
 
 /// Whether the controller runs on a host, as far as can be told: the host says so, it has one of the
-/// controller's addresses, or it connects from the controller's own machine and names no address of
-/// another.
+/// controller's addresses, or it connects from the controller's own machine and names one of its addresses or
+/// none. What a host elsewhere claims does not count: it could have its own quarantine refused.
 pub fn runs_controller(state: &State, host: &Host) -> bool {
     let own = |address: &IpAddr| state.own.addresses.contains(address);
     let reported = host.report.host.as_ref();
@@ -52,7 +52,7 @@ pub fn runs_controller(state: &State, host: &Host) -> bool {
     }
     state.sessions.get(&host.id).is_some_and(|session| {
         let is_local = session.source.is_loopback() || own(&session.source);
-        session.claimed.iter().any(own) || (is_local && session.claimed.is_empty())
+        is_local && (session.claimed.is_empty() || session.claimed.iter().any(own))
     })
 }
 

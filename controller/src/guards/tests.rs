@@ -306,12 +306,16 @@ fn the_host_on_which_the_controller_runs_is_told_by_its_addresses_its_session_or
         "{refusal}"
     );
 
-    // It names an address of the controller that is not believed to be its own.
+    // A host elsewhere names an address of the controller: a claim does not keep it out of quarantine.
     state.open_session(HostId([2; 16]), "10.1.0.2".parse().unwrap());
     if let Some(session) = state.sessions.get_mut(&HostId([2; 16])) {
         session.claimed = from(&["10.1.0.99"]);
     }
-    assert!(runs(&state, 2));
+    assert!(!runs(&state, 2));
+    assert_eq!(
+        quarantine_refusal(&state, state.host(HostId([2; 16])).unwrap()),
+        None
+    );
     // It connects from the machine itself, and names nothing.
     state.open_session(HostId([2; 16]), "127.0.0.1".parse().unwrap());
     assert!(runs(&state, 2));

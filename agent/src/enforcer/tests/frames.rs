@@ -12,7 +12,7 @@ use super::{
     random::{Length, Random, seed},
     *,
 };
-use crate::config::OtherEthertypes;
+use crate::{config::OtherEthertypes, enforcement::beginning::closed_policy};
 
 /// For how long random changes are tried where their number is not given.
 const TIME: Duration = Duration::from_secs(5);
@@ -272,6 +272,7 @@ fn in_quarantine_no_setting_lets_other_ethertypes_pass() {
         (1, uniform(Action::Allow), Verdict::Pass),
         (2, quarantine, Verdict::Drop),
         (3, uniform(Action::Deny), Verdict::Pass),
+        (4, closed_policy(), Verdict::Drop),
     ] {
         enforcer.apply(&policy, [number; 32], &local, DAWN).unwrap();
         for frame in &frames {
