@@ -187,7 +187,10 @@ fn a_controller_on_the_agents_own_host_is_reached_by_others_whatever_address_it_
         set_controllers(lab, "controller", &["127.0.0.1:7443"])?;
         lab.serve("controller", &[Tcp(8080)])?;
         lab.enrol(&[HOST, HostSpec::APP])?;
-        lab.apply(&policy(&[NOTHING]))?;
+        // It is refused until the agent has reported that it keeps the controller's port open.
+        wait_until("the policy to be applied", LONG, || {
+            Ok(lab.apply(&policy(&[NOTHING])).is_ok())
+        })?;
         for restart in [false, true] {
             if restart {
                 // What was found is known before anybody listens.
