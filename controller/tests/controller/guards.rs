@@ -209,7 +209,7 @@ async fn an_agent_is_told_first_where_the_controller_is_and_again_when_that_chan
         panic!("something else came first")
     };
     let expected = ["192.0.2.1:7443"].map(|it| it.parse().unwrap());
-    assert_eq!(announced_controllers(first).unwrap(), expected);
+    assert_eq!(announced_controllers(first).unwrap().addresses, expected);
 
     std::fs::write(&file, "192.0.2.1:7443\n[fd00::2]:8443\n").unwrap();
     site.reload.notify_one();
@@ -221,5 +221,5 @@ async fn an_agent_is_told_first_where_the_controller_is_and_again_when_that_chan
         }
     };
     let expected = ["192.0.2.1:7443", "[fd00::2]:8443"].map(|it| it.parse().unwrap());
-    assert_eq!(announced_controllers(again).unwrap(), expected);
+    assert_eq!(announced_controllers(again).unwrap().addresses, expected);
 }
