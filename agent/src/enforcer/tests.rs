@@ -297,7 +297,7 @@ fn uniform(action: Action) -> HostPolicy {
     };
     HostPolicy {
         revision: Revision(1),
-        identity: policy::Identity::FIRST,
+        identity: Identity::FIRST,
         rules: vec![
             rule(policy::Direction::Ingress),
             rule(policy::Direction::Egress),

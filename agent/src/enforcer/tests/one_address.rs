@@ -3,7 +3,7 @@
 use super::{flips::segment, *};
 
 const PAIR: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
-const CLIENTS: policy::Identity = policy::Identity(1_000);
+const CLIENTS: Identity = Identity(1_000);
 
 /// Lets in who has an identity, which 10.0.0.9 has, and nobody else; lets everything out.
 fn identified(addresses: &[&str]) -> HostPolicy {
