@@ -100,11 +100,11 @@ fn the_agent_lives_its_life_on_this_kernel() -> Result<()> {
         );
         if vlans {
             println!("VLANs, policed themselves");
-            expect_interfaces(lab, "double, eth0, single")?;
+            expect_interfaces(lab, &["double", "eth0", "single"])?;
             polices_vlans(lab)?;
             lab.remove_vlan(HOST, Vlan::Double)?;
             lab.add_vlan(HOST, Vlan::Double)?;
-            expect_interfaces(lab, "double, eth0, single")?;
+            expect_interfaces(lab, &["double", "eth0", "single"])?;
             polices_vlans(lab)?;
         }
 
@@ -307,13 +307,23 @@ fn polices_vlans(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// Waits until these are policed.
-fn expect_interfaces(lab: &mut Lab, names: &str) -> Result<()> {
-    let expected = format!("on {names}");
-    wait_until(&format!("enforcement {expected}"), LONG, || {
-        let shown = lab.agent(HOST)?.once("status")?.fine()?.stdout;
-        Ok(shown.lines().any(|line| line.ends_with(&expected)))
-    })
+/// Waits until these are policed, and perhaps others.
+fn expect_interfaces(lab: &mut Lab, names: &[&str]) -> Result<()> {
+    let mut shown = String::new();
+    wait_until(
+        &format!("enforcement on {}", names.join(", ")),
+        LONG,
+        || {
+            shown = lab.agent(HOST)?.once("status")?.fine()?.stdout;
+            let row = shown
+                .lines()
+                .find_map(|line| line.strip_prefix("enforcement"));
+            let policed = row.and_then(|row| row.trim().strip_prefix("on "));
+            let policed: Vec<&str> = policed.unwrap_or_default().split(", ").collect();
+            Ok(names.iter().all(|name| policed.contains(name)))
+        },
+    )
+    .with_context(|| format!("the last status was\n{shown}"))
 }
 
 /// Starts the agent, and waits until it has taken up what is enforced.
