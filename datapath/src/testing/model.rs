@@ -103,6 +103,11 @@ fn opens(
     };
     let (ports, syn, ack, rst, fin) = match seen.upper {
         Upper::Ports([_, to]) => return by_policy(ask(direction, to)),
+        // The host has accepted what the other end opened.
+        Upper::InitAck([from, _]) if direction == Direction::Egress => {
+            return by_policy(ask(direction.opposite(), from));
+        }
+        Upper::InitAck([_, to]) => return by_policy(ask(direction, to)),
         Upper::Icmp(kind_and_code) => {
             return by_policy(ask(direction, u16::from_be_bytes(kind_and_code)));
         }

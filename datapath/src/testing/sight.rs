@@ -45,6 +45,8 @@ pub(super) enum Upper {
     },
     /// UDP and SCTP.
     Ports([u16; 2]),
+    /// SCTP whose first chunk is INIT ACK.
+    InitAck([u16; 2]),
     /// Type and code of ICMP or ICMPv6.
     Icmp([u8; 2]),
     Other,
@@ -273,7 +275,13 @@ fn upper(protocol: u8, payload: &[u8], more: bool) -> Result<(Upper, usize), Rea
         }
         132 => {
             let port = |at| u16::from_be_bytes([payload[at], payload[at + 1]]);
-            Ok((Upper::Ports([port(0), port(2)]), 12))
+            let ports = [port(0), port(2)];
+            // RFC 9260, section 3.2.
+            let upper = match payload.get(12) {
+                Some(2) => Upper::InitAck(ports),
+                _ => Upper::Ports(ports),
+            };
+            Ok((upper, 12))
         }
         _ => Ok((Upper::Icmp([payload[0], payload[1]]), 8)),
     }
